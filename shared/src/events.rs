@@ -1,0 +1,164 @@
+//! Recording a job's lifecycle, with the event stream as the arbiter.
+//!
+//! Two processes may believe that they own the same attempt: a poller that was frozen past its lease and the one that
+//! took over. Each publish names the sequence its author last knew of this job, so that only one of them is stored.
+//! The message id alone would not do: both authors would send the same one, and the server acknowledges a duplicate
+//! as if it had been stored. So each event also names its author, and a duplicate counts only if it is our own.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::DirectGetErrorKind;
+use bytes::Bytes;
+
+use crate::ids::{JobId, Owner};
+use crate::messages::{Envelope, EventSeq, JobMessage};
+use crate::subjects::{self, EVENTS_STREAM, Kind};
+
+/// Header that names the author of an event: a claim's token, or the outbox row it came from.
+pub const AUTHOR_HEADER: &str = "Stepcast-Author";
+/// Largest payload of an event, in bytes.
+pub const MAX_EVENT_BYTES: usize = 256 * 1024;
+
+/// A lifecycle event, ready to be recorded.
+#[derive(Clone, Debug)]
+pub struct LifecycleEvent {
+    /// Whose job.
+    pub owner: Owner,
+    /// Which job.
+    pub job_id: JobId,
+    /// What happened.
+    pub kind: Kind,
+    /// Its place in the job's life.
+    pub seq: EventSeq,
+    /// The envelope, as clients will read it.
+    pub payload: Bytes,
+    /// Who says so.
+    pub author: String,
+    /// Stream sequence of the last event of this job that the author knows; 0 for none.
+    pub expected_last: u64,
+}
+
+impl LifecycleEvent {
+    /// Encodes a message, stamped now.
+    pub fn new(owner: Owner, message: JobMessage, author: String, expected_last: u64) -> Self {
+        let (job_id, kind, seq) = (message.job_id(), message.kind(), message.seq());
+        let payload = Envelope::now(message).to_json().into();
+        Self { owner, job_id, kind, seq, payload, author, expected_last }
+    }
+}
+
+/// An event of a job, as the stream holds it.
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    /// Stream sequence.
+    pub sequence: u64,
+    /// What happened.
+    pub kind: Kind,
+    /// Its place in the job's life.
+    pub seq: EventSeq,
+    /// Who said so.
+    pub author: Option<String>,
+    /// The envelope.
+    pub payload: Bytes,
+}
+
+/// Why an event was not recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Something else has been recorded of this job since: stop, publish nothing more.
+    #[error("another event of this job was recorded first")]
+    Fenced(Option<StoredEvent>),
+    /// Over the size that the bus carries; trying again is of no use.
+    #[error("the event has {0} bytes, more than {MAX_EVENT_BYTES}")]
+    TooLarge(usize),
+    /// Whether it was stored is not known; trying again is safe.
+    #[error("the event stream could not be reached")]
+    Unavailable(#[source] async_nats::Error),
+}
+
+/// Records one event, and returns its stream sequence.
+///
+/// Safe to call again with the same event after [`RecordError::Unavailable`], even if the first call was stored
+/// later. Cancel-safe in the same sense: a dropped call may or may not have been stored.
+pub async fn record(context: &jetstream::Context, event: &LifecycleEvent) -> Result<u64, RecordError> {
+    if event.payload.len() > MAX_EVENT_BYTES {
+        return Err(RecordError::TooLarge(event.payload.len()));
+    }
+    let subject = subjects::event(&event.owner, event.job_id, event.kind);
+    let publish = PublishMessage::build().headers(headers(event)).payload(event.payload.clone());
+    let ack = match context.send_publish(subject, publish).await {
+        Ok(ack) => ack.await,
+        Err(error) => Err(error),
+    };
+    match ack {
+        Ok(ack) if !ack.duplicate => Ok(ack.sequence),
+        // A duplicate may be another author's event of the same name, and a refusal may be our own earlier publish
+        // whose acknowledgement was lost: the stored event tells.
+        Ok(_) => settle(context, event).await,
+        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => settle(context, event).await,
+        Err(error) => Err(RecordError::Unavailable(error.into())),
+    }
+}
+
+fn headers(event: &LifecycleEvent) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let LifecycleEvent { owner, job_id, kind, seq, .. } = event;
+    headers.insert("Nats-Msg-Id", format!("{job_id}:{}:{kind}", seq.attempt).as_str());
+    headers.insert("Nats-Expected-Last-Subject-Sequence", event.expected_last.to_string().as_str());
+    headers.insert(
+        "Nats-Expected-Last-Subject-Sequence-Subject",
+        subjects::events_of_job(owner, *job_id).as_str(),
+    );
+    headers.insert(EventSeq::HEADER, seq.to_string().as_str());
+    headers.insert(AUTHOR_HEADER, event.author.as_str());
+    headers.insert("Content-Type", "application/json");
+    headers
+}
+
+async fn settle(context: &jetstream::Context, event: &LifecycleEvent) -> Result<u64, RecordError> {
+    let last = last_event(context, &event.owner, event.job_id).await?;
+    match last {
+        Some(last)
+            if last.kind == event.kind
+                && last.seq == event.seq
+                && last.author.as_deref() == Some(event.author.as_str()) =>
+        {
+            Ok(last.sequence)
+        }
+        last => Err(RecordError::Fenced(last)),
+    }
+}
+
+/// The last recorded event of a job; `None` if the stream has none.
+pub async fn last_event(
+    context: &jetstream::Context,
+    owner: &Owner,
+    job_id: JobId,
+) -> Result<Option<StoredEvent>, RecordError> {
+    let stream = context
+        .get_stream_no_info(EVENTS_STREAM)
+        .await
+        .map_err(|error| RecordError::Unavailable(error.into()))?;
+    match stream.direct_get_last_for_subject(subjects::events_of_job(owner, job_id)).await {
+        Ok(message) => Ok(StoredEvent::read(&message)),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(RecordError::Unavailable(error.into())),
+    }
+}
+
+impl StoredEvent {
+    /// Reads an event from a stream's message; `None` if it is not one.
+    pub fn read(message: &StreamMessage) -> Option<Self> {
+        let subject = subjects::parse_job(&message.subject)?;
+        let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
+        Some(Self {
+            sequence: message.sequence,
+            kind: subject.kind,
+            seq: header(EventSeq::HEADER)?.parse().ok()?,
+            author: header(AUTHOR_HEADER),
+            payload: message.payload.clone(),
+        })
+    }
+}

@@ -1,0 +1,19 @@
+//! What two Stepcast services agree on: ids, messages, subjects, and the few helpers that each process needs once.
+//!
+//! Services depend on this crate and never on each other; they meet in [`messages`] and [`rpc`] alone.
+
+#![warn(missing_docs)]
+
+pub mod config;
+pub mod events;
+pub mod health;
+pub mod ids;
+pub mod job;
+pub mod messages;
+pub mod nats;
+pub mod problem;
+pub mod rpc;
+pub mod server;
+pub mod shutdown;
+pub mod subjects;
+pub mod telemetry;

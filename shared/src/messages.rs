@@ -1,0 +1,538 @@
+//! The envelopes that clients and services read: `{"type", "timestamp", "data"}`.
+//!
+//! A contract between deployments: fields and variants are added, never renamed or reused, and readers skip what they
+//! do not know. A job's message is encoded once, by its publisher, and reaches WebSocket clients byte for byte.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+
+use crate::ids::{BackendId, JobId, Pool};
+use crate::job::Priority;
+use crate::subjects::Kind;
+
+/// A message with the time of its making.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope<M> {
+    /// What is said.
+    #[serde(flatten)]
+    pub message: M,
+    /// When; RFC 3339, UTC, microseconds.
+    pub timestamp: Timestamp,
+}
+
+impl<M: Serialize> Envelope<M> {
+    /// Wraps a message, stamped now.
+    pub fn now(message: M) -> Self {
+        Self { message, timestamp: Timestamp::now() }
+    }
+
+    /// The wire form.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("messages hold only what JSON can say")
+    }
+}
+
+/// A time on the wire: RFC 3339, UTC, microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, utoipa::ToSchema)]
+#[schema(value_type = String, format = DateTime)]
+pub struct Timestamp(pub DateTime<Utc>);
+
+impl Timestamp {
+    /// The present.
+    pub fn now() -> Self {
+        Self(Utc::now())
+    }
+
+    /// From milliseconds since 1970; out of range reads as 1970.
+    pub fn from_millis(millis: i64) -> Self {
+        Self(DateTime::from_timestamp_millis(millis).unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.to_rfc3339_opts(SecondsFormat::Micros, true))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        DateTime::<Utc>::deserialize(deserializer).map(Self)
+    }
+}
+
+/// Where in its life a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Waiting, for its first attempt or for another.
+    Pending,
+    /// A render has begun.
+    Running,
+    /// Ended with its images.
+    Completed,
+    /// Ended without.
+    Failed,
+    /// Ended on request.
+    Cancelled,
+}
+
+impl Status {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing follows it.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Status {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        [Self::Pending, Self::Running, Self::Completed, Self::Failed, Self::Cancelled]
+            .into_iter()
+            .find(|status| status.as_str() == word)
+            .ok_or(())
+    }
+}
+
+/// What a render is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// A checkpoint is being loaded.
+    Loading,
+    /// Between the request and the first step.
+    Preparing,
+    /// The main pass.
+    Sampling,
+    /// The second pass, at a larger size.
+    Hires,
+    /// Faces and details are repainted.
+    Detailing,
+    /// Latents become pixels.
+    Decoding,
+    /// Pixels become files.
+    Saving,
+}
+
+/// What a progress figure rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The server has just said so.
+    Measured,
+    /// Computed from this backend's earlier timings.
+    Estimated,
+    /// Nothing new is known; the last figure stands.
+    Held,
+}
+
+/// Why a job or an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The server refused the request; it would refuse it again.
+    Rejected,
+    /// The server could not be reached, broke off, or was too busy.
+    BackendUnavailable,
+    /// The server ran out of memory.
+    OutOfMemory,
+    /// The server said 200 and sent too few images.
+    NoImages,
+    /// The server said 200 and sent an image of another size.
+    WrongSize,
+    /// Nothing changed for too long.
+    Stalled,
+    /// The job's time was up.
+    Deadline,
+    /// Somebody asked for it.
+    Cancelled,
+    /// Our own fault.
+    Internal,
+}
+
+impl ErrorCode {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::BackendUnavailable => "backend_unavailable",
+            Self::OutOfMemory => "out_of_memory",
+            Self::NoImages => "no_images",
+            Self::WrongSize => "wrong_size",
+            Self::Stalled => "stalled",
+            Self::Deadline => "deadline",
+            Self::Cancelled => "cancelled",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// A failure, as a client reads it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct JobError {
+    /// Which kind.
+    pub code: ErrorCode,
+    /// One sentence for a person.
+    pub message: String,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
+    /// SD.Next's own answer, shortened, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub answer: Option<Value>,
+}
+
+/// Order of a job's messages: `(attempt, seq)` grows within a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventSeq {
+    /// Number of the last started attempt; 0 before the first.
+    pub attempt: u32,
+    /// Place within the attempt.
+    pub seq: u32,
+}
+
+impl EventSeq {
+    /// Header that carries it on NATS.
+    pub const HEADER: &'static str = "Stepcast-Seq";
+    /// `seq` of `queued` (attempt 0).
+    pub const QUEUED: u32 = 0;
+    /// `seq` of `started`.
+    pub const STARTED: u32 = 1;
+    /// `seq` of the first progress of an attempt.
+    pub const FIRST_PROGRESS: u32 = 2;
+    /// `seq` of `retrying`.
+    pub const RETRYING: u32 = 2_147_483_646;
+    /// `seq` of the terminal event.
+    pub const TERMINAL: u32 = 2_147_483_647;
+
+    /// The place of a lifecycle event of this kind in this attempt.
+    pub fn of(kind: Kind, attempt: u32) -> Self {
+        let seq = match kind {
+            Kind::Queued => Self::QUEUED,
+            Kind::Started => Self::STARTED,
+            Kind::Progress | Kind::Preview => Self::FIRST_PROGRESS,
+            Kind::Retrying => Self::RETRYING,
+            Kind::Completed | Kind::Failed | Kind::Cancelled => Self::TERMINAL,
+        };
+        Self { attempt, seq }
+    }
+
+    /// Whether nothing follows it.
+    pub fn is_terminal(self) -> bool {
+        self.seq == Self::TERMINAL
+    }
+}
+
+impl fmt::Display for EventSeq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.attempt, self.seq)
+    }
+}
+
+impl FromStr for EventSeq {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (attempt, seq) = text.split_once('.').ok_or(())?;
+        Ok(Self { attempt: attempt.parse().map_err(drop)?, seq: seq.parse().map_err(drop)? })
+    }
+}
+
+/// What is said about a job, in the order of its life.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data")]
+pub enum JobMessage {
+    /// Accepted.
+    #[serde(rename = "generation_queued")]
+    Queued(Queued),
+    /// A render begins.
+    #[serde(rename = "generation_started")]
+    Started(Started),
+    /// How far it is.
+    #[serde(rename = "progress_update")]
+    Progress(ProgressUpdate),
+    /// An attempt failed, another follows.
+    #[serde(rename = "generation_retrying")]
+    Retrying(Retrying),
+    /// It ended, one way or another.
+    #[serde(rename = "generation_complete")]
+    Complete(Complete),
+}
+
+impl JobMessage {
+    /// The job it speaks of.
+    pub fn job_id(&self) -> JobId {
+        match self {
+            Self::Queued(m) => m.job_id,
+            Self::Started(m) => m.job_id,
+            Self::Progress(m) => m.job_id,
+            Self::Retrying(m) => m.job_id,
+            Self::Complete(m) => m.job_id,
+        }
+    }
+
+    /// Its place in the job's life.
+    pub fn seq(&self) -> EventSeq {
+        let (attempt, seq) = match self {
+            Self::Queued(m) => (m.attempt, m.seq),
+            Self::Started(m) => (m.attempt, m.seq),
+            Self::Progress(m) => (m.attempt, m.seq),
+            Self::Retrying(m) => (m.attempt, m.seq),
+            Self::Complete(m) => (m.attempt, m.seq),
+        };
+        EventSeq { attempt, seq }
+    }
+
+    /// The last token of the subject it is published on.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Queued(_) => Kind::Queued,
+            Self::Started(_) => Kind::Started,
+            Self::Progress(_) => Kind::Progress,
+            Self::Retrying(_) => Kind::Retrying,
+            Self::Complete(m) => match m.status {
+                Status::Completed => Kind::Completed,
+                Status::Cancelled => Kind::Cancelled,
+                Status::Pending | Status::Running | Status::Failed => Kind::Failed,
+            },
+        }
+    }
+}
+
+/// `generation_queued`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Queued {
+    /// Which job.
+    pub job_id: JobId,
+    /// `pending`.
+    pub status: Status,
+    /// 0.
+    pub attempt: u32,
+    /// 0.
+    pub seq: u32,
+    /// The request, as sent.
+    pub params: Value,
+    /// Jobs ahead of it at that moment, itself included; absent where it was not counted.
+    pub position: Option<u64>,
+    /// How urgent.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Which backends may take it.
+    #[serde(default)]
+    pub pool: Pool,
+    /// The client's own mark.
+    #[serde(default)]
+    pub label: Option<String>,
+}
+
+/// `generation_started`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Started {
+    /// Which job.
+    pub job_id: JobId,
+    /// `running`.
+    pub status: Status,
+    /// Counts renders, from 1.
+    pub attempt: u32,
+    /// 1.
+    pub seq: u32,
+    /// The request, as sent.
+    pub params: Value,
+    /// Seconds that this backend's earlier timings suggest.
+    pub estimated_duration: Option<f64>,
+    /// Where it renders.
+    pub backend: BackendId,
+}
+
+/// `progress_update`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProgressUpdate {
+    /// Which job.
+    pub job_id: JobId,
+    /// `running`.
+    pub status: Status,
+    /// Which render.
+    pub attempt: u32,
+    /// From 2, growing.
+    pub seq: u32,
+    /// 0.0 to below 1.0, never falling within an attempt.
+    pub progress: f64,
+    /// Steps done, over the whole job.
+    pub current_step: u32,
+    /// Steps to do, over the whole job.
+    pub total_steps: u32,
+    /// Seconds left, where a rate is known.
+    pub eta_seconds: Option<f64>,
+    /// Base64 preview; always absent here, since previews travel by themselves.
+    pub preview_image: Option<String>,
+    /// Always absent while it runs.
+    pub error_message: Option<String>,
+    /// What it is doing.
+    pub stage: Stage,
+    /// Which image, from 1.
+    pub image: u32,
+    /// Of how many.
+    pub images: u32,
+    /// Measured rate.
+    pub steps_per_second: Option<f64>,
+    /// What the figure rests on.
+    pub source: Source,
+    /// Whether nothing has changed for too long.
+    pub stalled: bool,
+    /// Age of the last change in seconds, once `stalled`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled_seconds: Option<f64>,
+    /// Where it renders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<BackendId>,
+}
+
+/// `generation_retrying`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retrying {
+    /// Which job.
+    pub job_id: JobId,
+    /// `pending`.
+    pub status: Status,
+    /// The attempt that failed.
+    pub attempt: u32,
+    /// 2147483646.
+    pub seq: u32,
+    /// Why it failed.
+    pub reason: ErrorCode,
+    /// The pause before the next attempt.
+    pub next_attempt_in_seconds: f64,
+    /// The failure in full.
+    pub error: JobError,
+    /// Where it failed.
+    pub backend: BackendId,
+}
+
+/// `generation_complete`: the one terminal message, whatever the outcome.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Complete {
+    /// Which job.
+    pub job_id: JobId,
+    /// `completed`, `failed` or `cancelled`.
+    pub status: Status,
+    /// The last started attempt; 0 if none was.
+    pub attempt: u32,
+    /// 2147483647.
+    pub seq: u32,
+    /// Where the images are; empty unless completed.
+    pub images: Vec<String>,
+    /// The failure's sentence.
+    pub error_message: Option<String>,
+    /// Seconds from `started` of this attempt; absent if none was.
+    pub total_duration: Option<f64>,
+    /// What SD.Next said of the images (its `info`).
+    pub generation_info: Option<Value>,
+    /// The images, one by one; `partial` ones stand here alone.
+    pub outputs: Vec<Output>,
+    /// The failure in full.
+    pub error: Option<JobError>,
+    /// Where it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<BackendId>,
+    /// Whether an orphaned render was adopted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recovered: bool,
+}
+
+/// One image of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Output {
+    /// Where it is served.
+    pub url: String,
+    /// As read from its bytes.
+    pub content_type: String,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Size of the file.
+    pub bytes: u64,
+    /// The seed it was made from, where SD.Next said so.
+    pub seed: Option<i64>,
+    /// Key in the object store.
+    pub key: String,
+    /// Whether it is left from an attempt that did not complete.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+}
+
+/// URL of the n-th image of a job, on the one origin.
+pub fn image_url(job_id: JobId, index: usize) -> String {
+    format!("/generation/jobs/{job_id}/images/{index}")
+}
+
+/// State of a backend, on `stepcast.v1.backend.<id>`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct BackendState {
+    /// Which backend.
+    pub id: BackendId,
+    /// What it is doing.
+    pub state: BackendCondition,
+    /// Its address, without credentials.
+    pub url: String,
+    /// `sdnext`, …
+    pub dialect: String,
+    /// The pools it serves.
+    pub pools: Vec<Pool>,
+    /// Checkpoint that is loaded, where known.
+    pub model: Option<String>,
+    /// The job it renders.
+    pub job_id: Option<JobId>,
+    /// Work on it that is not ours: what its server shows.
+    pub foreign: Option<String>,
+    /// One sentence on what is wrong.
+    pub message: Option<String>,
+    /// The process that holds it.
+    pub poller: String,
+    /// When it was last looked at.
+    pub updated_at: Timestamp,
+}
+
+/// What a backend is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendCondition {
+    /// Ready for work.
+    Idle,
+    /// Rendering a job of ours.
+    Busy,
+    /// Rendering for somebody else.
+    Foreign,
+    /// Answers, and has no model yet.
+    Starting,
+    /// Cannot be reached.
+    Down,
+}

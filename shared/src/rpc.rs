@@ -1,0 +1,299 @@
+//! Requests between services, on `stepcast.v1.rpc.*`, answered by any api replica.
+//!
+//! An answer's payload is the result itself; a refusal says so in the headers `Nats-Service-Error-Code` and
+//! `Nats-Service-Error`, as NATS micro services do, with problem+json as payload.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::ids::{BackendId, ClaimToken, JobId, Owner, Pool};
+use crate::job::JobRequest;
+use crate::messages::Status;
+use crate::problem::Problem;
+use crate::subjects;
+
+/// Name of the micro service.
+pub const SERVICE_NAME: &str = "stepcast";
+
+/// `claim`: an idle backend asks for work. Answered by `Option<`[`Claim`]`>`.
+pub const CLAIM: &str = "claim";
+/// `renew`: a poller says that it still runs its claims. Answered by [`Renewed`].
+pub const RENEW: &str = "renew";
+/// `release`: a poller gives a claim back that it has not started. Answered by `null`.
+pub const RELEASE: &str = "release";
+/// `submit`: [`SubmitRequest`], answered by [`SubmitAnswer`].
+pub const SUBMIT: &str = "submit";
+/// `get`: [`GetRequest`], answered by the job object.
+pub const GET: &str = "get";
+/// `active`: [`ActiveRequest`], answered by [`ActiveAnswer`].
+pub const ACTIVE: &str = "active";
+/// `last`: [`LastRequest`], answered by [`LastAnswer`].
+pub const LAST: &str = "last";
+/// `cancel`: [`CancelRequest`], answered by [`CancelAnswer`].
+pub const CANCEL: &str = "cancel";
+
+/// What a backend says of itself when it asks for work.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClaimRequest {
+    /// Which backend.
+    pub backend_id: BackendId,
+    /// Revision of its lease at acquisition; older ones are refused.
+    pub epoch: u64,
+    /// What it may take.
+    pub pools: Vec<Pool>,
+    /// Checkpoint that is loaded, where known.
+    pub loaded_model: Option<String>,
+}
+
+/// A job, handed to one backend.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Claim {
+    /// Which job.
+    pub job_id: JobId,
+    /// Whose.
+    pub owner: Owner,
+    /// The attempt that a start would be.
+    pub attempt: u32,
+    /// Proof of the claim.
+    pub token: ClaimToken,
+    /// Stream sequence of the job's last recorded event.
+    pub last_event: u64,
+    /// How long the claim lasts unless renewed.
+    pub lease_seconds: u64,
+    /// What to render.
+    pub request: JobRequest,
+    /// The request as sent, for the events.
+    pub params: Value,
+    /// Seconds left until the job's deadline.
+    pub deadline_in_seconds: Option<f64>,
+}
+
+/// The claims that a poller still runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// One per running job.
+    pub claims: Vec<HeldClaim>,
+}
+
+/// A claim, named.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct HeldClaim {
+    /// Which job.
+    pub job_id: JobId,
+    /// Proof of the claim.
+    pub token: ClaimToken,
+}
+
+/// What became of renewed claims, in the order they were named.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Renewed {
+    /// One per claim.
+    pub claims: Vec<RenewOutcome>,
+}
+
+/// What became of one renewed claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RenewOutcome {
+    /// It goes on.
+    Held,
+    /// It goes on, and its job is to be cancelled.
+    Cancel,
+    /// It is somebody else's, or the job has ended.
+    Lost,
+}
+
+/// A claim given back before its start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReleaseRequest {
+    /// Which claim.
+    #[serde(flatten)]
+    pub claim: HeldClaim,
+    /// Why, for the log.
+    pub reason: String,
+}
+
+/// Jobs to accept, as over HTTP.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SubmitRequest {
+    /// Whose they will be.
+    pub owner: Owner,
+    /// The bodies, unchecked; all or none are accepted.
+    pub jobs: Vec<Value>,
+}
+
+/// The accepted jobs, in the order they were sent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SubmitAnswer {
+    /// One per body.
+    pub jobs: Vec<Accepted>,
+}
+
+/// A job just accepted.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Accepted {
+    /// Its id.
+    pub job_id: JobId,
+    /// The same id, under the name that older clients read.
+    pub delivery_id: JobId,
+    /// `pending`.
+    pub status: Status,
+    /// Jobs ahead of it, itself included.
+    pub position: u64,
+    /// Where to go on.
+    pub urls: AcceptedUrls,
+}
+
+/// Where to go on with an accepted job.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AcceptedUrls {
+    /// The job.
+    #[serde(rename = "self")]
+    pub this: String,
+    /// To cancel it.
+    pub cancel: String,
+    /// To watch it.
+    pub events: String,
+}
+
+impl AcceptedUrls {
+    /// The addresses of a job, on the one origin.
+    pub fn of(job_id: JobId) -> Self {
+        Self {
+            this: format!("/generation/jobs/{job_id}"),
+            cancel: format!("/generation/jobs/{job_id}/cancel"),
+            events: "/ws/progress".to_owned(),
+        }
+    }
+}
+
+/// One job, by id.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetRequest {
+    /// Whose; absent means the anonymous owner.
+    #[serde(default = "Owner::anonymous")]
+    pub owner: Owner,
+    /// Which.
+    pub job_id: JobId,
+}
+
+/// A page of an owner's active jobs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ActiveRequest {
+    /// Whose.
+    #[serde(default = "Owner::anonymous")]
+    pub owner: Owner,
+    /// At most so many; up to 1,000.
+    pub limit: u32,
+}
+
+/// An owner's active jobs, running first, then oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ActiveAnswer {
+    /// Their ids.
+    pub jobs: Vec<JobId>,
+    /// Whether there are more.
+    pub truncated: bool,
+}
+
+/// Jobs whose last lifecycle message is wanted, where the stream has lost it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LastRequest {
+    /// Whose.
+    #[serde(default = "Owner::anonymous")]
+    pub owner: Owner,
+    /// Which; up to 500.
+    pub job_ids: Vec<JobId>,
+}
+
+/// The last lifecycle message of each known job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LastAnswer {
+    /// One per known job, in no order.
+    pub jobs: Vec<LastMessage>,
+}
+
+/// One job's last lifecycle message.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LastMessage {
+    /// Which job.
+    pub job_id: JobId,
+    /// `<attempt>.<seq>`, as in the header `Stepcast-Seq`.
+    pub seq: String,
+    /// The envelope, ready to be sent.
+    pub envelope: Box<serde_json::value::RawValue>,
+}
+
+/// Jobs to cancel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// Whose.
+    #[serde(default = "Owner::anonymous")]
+    pub owner: Owner,
+    /// Which.
+    pub job_ids: Vec<JobId>,
+}
+
+/// What became of each, in the order they were named.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CancelAnswer {
+    /// One per id.
+    pub jobs: Vec<CancelOutcome>,
+}
+
+/// What became of one cancel.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CancelOutcome {
+    /// Which job.
+    pub job_id: JobId,
+    /// Whether it is, or will be, cancelled.
+    pub success: bool,
+    /// The job's status now; absent for an unknown job.
+    pub status: Option<Status>,
+    /// One sentence for a person.
+    pub message: String,
+}
+
+/// Why a request had no result.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody answered; trying again may help.
+    #[error("no api answered")]
+    Unavailable(#[source] async_nats::Error),
+    /// It was refused.
+    #[error("the request was refused: {}", .0.detail)]
+    Refused(Box<Problem>),
+    /// The answer could not be read.
+    #[error("the answer could not be decoded")]
+    Undecodable(#[source] serde_json::Error),
+}
+
+/// Sends a request and reads its answer, waiting at most `timeout`.
+pub async fn call<Q: Serialize, A: DeserializeOwned>(
+    client: &Client,
+    name: &str,
+    request: &Q,
+    timeout: Duration,
+) -> Result<A, Error> {
+    let payload = serde_json::to_vec(request).expect("requests hold only what JSON can say");
+    let request = async_nats::Request::new().payload(payload.into()).timeout(Some(timeout));
+    let answer = client
+        .send_request(subjects::rpc(name), request)
+        .await
+        .map_err(|error| Error::Unavailable(error.into()))?;
+    let refused = answer
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get(async_nats::service::NATS_SERVICE_ERROR_CODE).cloned());
+    if let Some(code) = refused {
+        let problem = serde_json::from_slice(&answer.payload).unwrap_or_else(|_| {
+            Problem::new(code.as_str().parse().unwrap_or(500), "refused", "The request was refused")
+        });
+        return Err(Error::Refused(Box::new(problem)));
+    }
+    serde_json::from_slice(&answer.payload).map_err(Error::Undecodable)
+}
