@@ -15,5 +15,6 @@ pub mod problem;
 pub mod rpc;
 pub mod server;
 pub mod shutdown;
+pub mod storage;
 pub mod subjects;
 pub mod telemetry;

@@ -1,0 +1,201 @@
+//! Accepting jobs: all or none, in one transaction with their `queued` events.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use stepcast_shared::events::LifecycleEvent;
+use stepcast_shared::ids::{BatchId, JobId, Owner};
+use stepcast_shared::job::{INPUT_PREFIX, JobRequest};
+use stepcast_shared::messages::{JobMessage, Queued, Status};
+use stepcast_shared::problem::FieldError;
+use stepcast_shared::rpc::{Accepted, AcceptedUrls};
+
+use crate::db::idempotency::{self, FirstAnswer};
+use crate::db::{inputs, jobs, outbox};
+use crate::error::Error;
+use crate::images;
+use crate::request;
+use crate::state::AppState;
+
+/// What a client sent, and how.
+pub struct Submission<'a> {
+    pub owner: &'a Owner,
+    /// The bodies, each with its place in the whole body.
+    pub bodies: Vec<(String, Value)>,
+    pub batch_id: Option<BatchId>,
+    pub idempotency_key: Option<&'a str>,
+}
+
+/// Checks and stores jobs, and tries to publish their `queued` events for a moment.
+///
+/// An error means that nothing was stored.
+pub async fn accept(state: &AppState, submission: Submission<'_>) -> Result<Vec<Accepted>, Error> {
+    let Submission { owner, bodies, batch_id, idempotency_key } = submission;
+    let body_hash = idempotency_key.map(|_| hash(&bodies));
+    let mut drafts = Vec::with_capacity(bodies.len());
+    for (pointer, body) in bodies {
+        drafts.push(draft(state, owner, &pointer, body).await?);
+    }
+    let now = state.db.now().await?;
+
+    let mut transaction = state.db.begin().await?;
+    let waiting = jobs::count_pending(&mut *transaction).await?;
+    let mut accepted = Vec::with_capacity(drafts.len());
+    let mut events = Vec::with_capacity(drafts.len());
+    for (ahead, draft) in (waiting + 1..).zip(&drafts) {
+        let position = u64::try_from(ahead).unwrap_or(0);
+        accepted.push(draft.answer(position));
+        events.push(draft.queued(owner, position));
+    }
+    if let (Some(key), Some(body_hash)) = (idempotency_key, body_hash) {
+        let answer = serde_json::to_string(&accepted).expect("an answer holds only what JSON can say");
+        let first = FirstAnswer { body_hash, answer };
+        let earlier =
+            idempotency::keep_or_find(&mut transaction, state.db.dialect, owner, key, &first).await?;
+        if let Some(earlier) = earlier {
+            return replay(&earlier, &first.body_hash);
+        }
+    }
+    if waiting + i64::try_from(drafts.len()).unwrap_or(i64::MAX) > state.limits.max_waiting {
+        return Err(Error::QueueFull(waiting));
+    }
+    for (draft, event) in drafts.iter().zip(&events) {
+        let message = std::str::from_utf8(&event.payload).expect("an envelope is JSON");
+        let job = jobs::NewJob {
+            id: draft.id,
+            owner,
+            request: &draft.request,
+            params: &draft.params_text,
+            batch_id,
+            created_at: now,
+            message,
+        };
+        jobs::insert(&mut transaction, &job).await?;
+        outbox::insert(&mut transaction, state.db.dialect, event).await?;
+    }
+    transaction.commit().await?;
+
+    metrics::counter!("stepcast_jobs_accepted_total").increment(accepted.len() as u64);
+    state.publisher.publish_promptly(events).await;
+    Ok(accepted)
+}
+
+/// A job that is checked and not yet stored.
+struct Draft {
+    id: JobId,
+    request: JobRequest,
+    /// The request as sent, input images replaced.
+    params: Value,
+    params_text: String,
+}
+
+async fn draft(state: &AppState, owner: &Owner, pointer: &str, mut body: Value) -> Result<Draft, Error> {
+    let mut request = request::parse(&body, pointer, &state.limits).map_err(Error::Invalid)?;
+    store_inputs(state, owner, pointer, &mut request).await?;
+    if let Value::Object(fields) = &mut body {
+        if fields.get("init_images").is_some_and(|images| !images.is_null()) {
+            fields.insert("init_images".to_owned(), request.init_images.clone().into());
+        }
+        if let Some(mask) = &request.mask {
+            fields.insert("mask".to_owned(), mask.clone().into());
+        }
+    }
+    let params_text = body.to_string();
+    request::check_event_size(&params_text, pointer).map_err(|fault| Error::Invalid(vec![fault]))?;
+    Ok(Draft { id: JobId::mint(), request, params: body, params_text })
+}
+
+impl Draft {
+    fn answer(&self, position: u64) -> Accepted {
+        Accepted {
+            job_id: self.id,
+            delivery_id: self.id,
+            status: Status::Pending,
+            position,
+            urls: AcceptedUrls::of(self.id),
+        }
+    }
+
+    fn queued(&self, owner: &Owner, position: u64) -> LifecycleEvent {
+        let message = JobMessage::Queued(Queued {
+            job_id: self.id,
+            status: Status::Pending,
+            attempt: 0,
+            seq: 0,
+            params: self.params.clone(),
+            position: Some(position),
+            priority: self.request.priority,
+            pool: self.request.pool.clone(),
+            label: self.request.label.clone(),
+        });
+        LifecycleEvent::new(owner.clone(), message, outbox::mint_author(), 0)
+    }
+}
+
+/// Stores inline images and checks references, so that the request holds `input:<id>` alone.
+async fn store_inputs(
+    state: &AppState,
+    owner: &Owner,
+    pointer: &str,
+    request: &mut JobRequest,
+) -> Result<(), Error> {
+    let mut faults = Vec::new();
+    let mut inline = Vec::new();
+    let mut seen = BTreeSet::new();
+    let places = (0..request.init_images.len()).map(|index| format!("{pointer}/init_images/{index}"));
+    let places: Vec<String> = places.chain([format!("{pointer}/mask")]).collect();
+    for (place, image) in places.iter().zip(request.init_images.iter_mut().chain(request.mask.as_mut())) {
+        if let Some(id) = image.strip_prefix(INPUT_PREFIX) {
+            if seen.insert(id.to_owned()) && !inputs::exists(state.db.read(), owner, id).await? {
+                faults.push(FieldError::new(place, format!("there is no input image {id}")));
+            }
+            continue;
+        }
+        match images::decode_inline(image).and_then(|bytes| Ok((images::inspect(&bytes)?, bytes))) {
+            Ok((input, bytes)) => {
+                *image = format!("{INPUT_PREFIX}{}", input.id);
+                inline.push((input, bytes));
+            }
+            Err(error) => faults.push(FieldError::new(place, error.to_string())),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Error::Invalid(faults));
+    }
+    for (input, bytes) in inline {
+        keep_input(state, owner, &input, bytes).await?;
+    }
+    Ok(())
+}
+
+/// Stores one input image and notes whose it is.
+pub async fn keep_input(
+    state: &AppState,
+    owner: &Owner,
+    input: &inputs::Input,
+    bytes: bytes::Bytes,
+) -> Result<(), Error> {
+    images::store(&*state.images, input, bytes).await?;
+    let mut transaction = state.db.begin().await?;
+    inputs::insert(&mut transaction, state.db.dialect, owner, input).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+fn replay(earlier: &FirstAnswer, body_hash: &str) -> Result<Vec<Accepted>, Error> {
+    if earlier.body_hash != body_hash {
+        return Err(Error::KeyReused);
+    }
+    Ok(serde_json::from_str(&earlier.answer).expect("the answer column holds what accept writes"))
+}
+
+/// A hash of the bodies that does not depend on the order of their fields: `serde_json` sorts them.
+fn hash(bodies: &[(String, Value)]) -> String {
+    let mut hash = Sha256::new();
+    for (pointer, body) in bodies {
+        hash.update(pointer);
+        hash.update(body.to_string());
+    }
+    images::hex(&hash.finalize())
+}

@@ -1,0 +1,77 @@
+//! What the api can be told.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use stepcast_shared::config::{ListenConfig, NatsConfig, TelemetryConfig};
+use url::Url;
+
+/// Stepcast api: accepts jobs over HTTP, keeps them, and decides who runs what.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "stepcast-api", version)]
+pub struct Config {
+    #[command(flatten)]
+    pub listen: ListenConfig,
+    #[command(flatten)]
+    pub nats: NatsConfig,
+    #[command(flatten)]
+    pub telemetry: TelemetryConfig,
+    #[command(flatten)]
+    pub api: ApiConfig,
+}
+
+/// The part that is the same in every deployment.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ApiConfig {
+    /// Database: `sqlite://FILE` or `postgres://USER:PASSWORD@HOST/NAME`.
+    #[arg(long, env = "STEPCAST_DATABASE_URL", hide_env_values = true)]
+    pub database_url: SecretString,
+    /// Where images are kept: `file:///FOLDER`.
+    #[arg(long, env = "STEPCAST_IMAGES_URL")]
+    pub images_url: Url,
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+/// What a request may ask for.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Limits {
+    /// Most sampling steps of a job.
+    #[arg(long, env = "STEPCAST_MAX_STEPS", default_value_t = 500)]
+    pub max_steps: u32,
+    /// Longest side of an image, in pixels.
+    #[arg(long, env = "STEPCAST_MAX_SIDE", default_value_t = 4096)]
+    pub max_side: u32,
+    /// Most pixels of an image.
+    #[arg(long, env = "STEPCAST_MAX_PIXELS", default_value_t = 4096 * 4096)]
+    pub max_pixels: u64,
+    /// Most images of a job (`batch_size` times `n_iter`).
+    #[arg(long, env = "STEPCAST_MAX_IMAGES", default_value_t = 64)]
+    pub max_images: u32,
+    /// Longest prompt, in bytes.
+    #[arg(long, env = "STEPCAST_MAX_PROMPT_BYTES", default_value_t = 32 * 1024)]
+    pub max_prompt_bytes: usize,
+    /// Most input images of a job.
+    #[arg(long, env = "STEPCAST_MAX_INPUTS", default_value_t = 16)]
+    pub max_inputs: usize,
+    /// Largest body of a request, in bytes.
+    #[arg(long, env = "STEPCAST_MAX_BODY_BYTES", default_value_t = 32 * 1024 * 1024)]
+    pub max_body_bytes: usize,
+    /// Most waiting jobs; more are refused with 429.
+    #[arg(long, env = "STEPCAST_MAX_WAITING", default_value_t = 10_000)]
+    pub max_waiting: i64,
+    /// Longest time that a blocking request may wait.
+    #[arg(long, env = "STEPCAST_MAX_WAIT", default_value = "10m", value_parser = humantime::parse_duration)]
+    pub max_wait: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            limits: Limits,
+        }
+        <Alone as clap::Parser>::parse_from(["limits"]).limits
+    }
+}

@@ -1,0 +1,157 @@
+//! Who runs what: claims with leases, on the database's clock.
+
+use sqlx::{Any, AnyConnection, Row as _};
+use stepcast_shared::ids::{ClaimToken, JobId};
+use stepcast_shared::rpc::{ClaimRequest, HeldClaim, RenewOutcome};
+
+use super::{Dialect, sql};
+
+/// How long a claim lasts unless renewed.
+pub const LEASE_SECONDS: u64 = 45;
+
+const LEASE_MS: u64 = LEASE_SECONDS * 1000;
+
+/// A job just claimed.
+#[derive(Debug, sqlx::FromRow)]
+pub struct ClaimedRow {
+    pub id: String,
+    pub owner: String,
+    pub attempt: i64,
+    pub event_seq: i64,
+    pub request: String,
+    pub params: String,
+    /// Milliseconds left; null without a deadline.
+    pub deadline_in: Option<i64>,
+}
+
+/// Whether this holder of a backend is the newest; remembers it if so.
+pub async fn admit_epoch(connection: &mut AnyConnection, request: &ClaimRequest) -> sqlx::Result<bool> {
+    let epoch = i64::try_from(request.epoch).unwrap_or(i64::MAX);
+    let done = sqlx::query(
+        "INSERT INTO backend_epochs (backend_id, epoch) VALUES ($1, $2) \
+         ON CONFLICT (backend_id) DO UPDATE SET epoch = excluded.epoch \
+         WHERE backend_epochs.epoch <= excluded.epoch",
+    )
+    .bind(request.backend_id.as_str())
+    .bind(epoch)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Chooses a waiting job for a backend and holds it under `token`; `None` if there is none.
+///
+/// High priority goes first, then age. A job whose `queued` is not recorded yet is passed over: its first event must
+/// be in the stream before a second can name it.
+pub async fn choose(
+    connection: &mut AnyConnection,
+    dialect: Dialect,
+    request: &ClaimRequest,
+    token: ClaimToken,
+) -> sqlx::Result<Option<ClaimedRow>> {
+    let now = dialect.now();
+    let pools: Vec<String> = (0..request.pools.len()).map(|index| format!("${}", index + 2)).collect();
+    let statement = format!(
+        "SELECT id, owner, attempt, event_seq, request, params, deadline_at - {now} AS deadline_in FROM jobs \
+         WHERE status = 'pending' AND cancelling = 0 AND event_seq IS NOT NULL AND not_before <= {now} \
+         AND (claim_token IS NULL OR lease_until <= {now}) \
+         AND (wanted_backend IS NULL OR wanted_backend = $1) AND pool IN ({}) \
+         ORDER BY priority DESC, id LIMIT 1{}",
+        pools.join(", "),
+        dialect.skip_locked()
+    );
+    let mut query = sqlx::query_as::<Any, ClaimedRow>(sql(statement)).bind(request.backend_id.as_str());
+    for pool in &request.pools {
+        query = query.bind(pool.as_str());
+    }
+    let Some(row) = query.fetch_optional(&mut *connection).await? else { return Ok(None) };
+    sqlx::query(sql(format!(
+        "UPDATE jobs SET claim_token = $1, claim_backend = $2, lease_until = {now} + {LEASE_MS} WHERE id = $3"
+    )))
+    .bind(token.to_string())
+    .bind(request.backend_id.as_str())
+    .bind(&row.id)
+    .execute(connection)
+    .await?;
+    Ok(Some(row))
+}
+
+/// Extends a claim, and says what has become of its job.
+pub async fn renew(
+    connection: &mut AnyConnection,
+    dialect: Dialect,
+    claim: HeldClaim,
+) -> sqlx::Result<RenewOutcome> {
+    let row = sqlx::query(sql(format!(
+        "UPDATE jobs SET lease_until = {} + {LEASE_MS} \
+         WHERE id = $1 AND claim_token = $2 AND status IN ('pending', 'running') RETURNING cancelling",
+        dialect.now()
+    )))
+    .bind(claim.job_id.to_string())
+    .bind(claim.token.to_string())
+    .fetch_optional(connection)
+    .await?;
+    Ok(match row {
+        None => RenewOutcome::Lost,
+        Some(row) if row.try_get::<i64, _>("cancelling")? != 0 => RenewOutcome::Cancel,
+        Some(_) => RenewOutcome::Held,
+    })
+}
+
+/// Takes a claim back that was not started; the job waits a second before the next.
+pub async fn release(connection: &mut AnyConnection, dialect: Dialect, claim: HeldClaim) -> sqlx::Result<()> {
+    sqlx::query(sql(format!(
+        "UPDATE jobs SET claim_token = NULL, claim_backend = NULL, give_backs = give_backs + 1, \
+         not_before = {} + 1000 WHERE id = $1 AND claim_token = $2 AND status = 'pending'",
+        dialect.now()
+    )))
+    .bind(claim.job_id.to_string())
+    .bind(claim.token.to_string())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A job whose poller has not been heard of for a full lease.
+#[derive(Debug, sqlx::FromRow)]
+pub struct LapsedRow {
+    pub id: String,
+    pub owner: String,
+    pub status: String,
+    pub attempt: i64,
+    pub max_attempts: i64,
+    pub event_seq: i64,
+    pub cancelling: i64,
+    pub claim_backend: Option<String>,
+}
+
+/// Jobs whose lease has run out, or that wait for nothing but their cancel, and that have no event of ours under way.
+pub async fn lapsed(
+    connection: &mut AnyConnection,
+    dialect: Dialect,
+    limit: u32,
+) -> sqlx::Result<Vec<LapsedRow>> {
+    let (now, skip_locked) = (dialect.now(), dialect.skip_locked());
+    sqlx::query_as::<Any, LapsedRow>(sql(format!(
+        "SELECT id, owner, status, attempt, max_attempts, event_seq, cancelling, claim_backend \
+         FROM jobs WHERE status IN ('pending', 'running') AND event_seq IS NOT NULL \
+         AND ((claim_token IS NOT NULL AND lease_until <= {now}) \
+              OR (claim_token IS NULL AND cancelling = 1 AND status = 'pending')) \
+         AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.job_id = jobs.id) \
+         ORDER BY id LIMIT {limit}{skip_locked}"
+    )))
+    .fetch_all(connection)
+    .await
+}
+
+/// Frees a job that was claimed and never started.
+pub async fn clear(connection: &mut AnyConnection, id: JobId) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE jobs SET claim_token = NULL, claim_backend = NULL, give_backs = give_backs + 1 \
+         WHERE id = $1 AND status = 'pending'",
+    )
+    .bind(id.to_string())
+    .execute(connection)
+    .await?;
+    Ok(())
+}

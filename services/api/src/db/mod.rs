@@ -1,0 +1,132 @@
+//! All SQL, in functions over a connection, usable on the pool and in a transaction.
+//!
+//! One set of statements serves SQLite and PostgreSQL through `sqlx::Any`; the few places where they differ ask the
+//! [`Dialect`]. Leases run on the database's own clock, so that replicas need not agree on the time.
+
+pub mod claims;
+pub mod idempotency;
+pub mod inputs;
+pub mod jobs;
+pub mod outbox;
+pub mod projection;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::any::AnyPoolOptions;
+use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _, Row as _};
+
+/// A transaction on either database.
+pub type Transaction = sqlx::Transaction<'static, sqlx::Any>;
+
+/// Longest wait for a connection before a request is answered with 503.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Which database it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// One file, one writer.
+    Sqlite,
+    /// A server.
+    Postgres,
+}
+
+impl Dialect {
+    /// Milliseconds since 1970 on the database's clock, as an SQL expression.
+    pub fn now(self) -> &'static str {
+        match self {
+            Self::Sqlite => "CAST((julianday('now') - 2440587.5) * 86400000.0 AS BIGINT)",
+            Self::Postgres => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+        }
+    }
+
+    /// Locks the selected rows and passes over those that another replica has locked.
+    pub fn skip_locked(self) -> &'static str {
+        match self {
+            // SQLite has one writer at a time, so there is nothing to pass over.
+            Self::Sqlite => "",
+            Self::Postgres => " FOR UPDATE SKIP LOCKED",
+        }
+    }
+}
+
+/// The database.
+#[derive(Clone, Debug)]
+pub struct Db {
+    /// Which one it is.
+    pub dialect: Dialect,
+    /// For statements that change something. SQLite has one writer, so there this is one connection: waiting in the
+    /// pool is fair, waiting in SQLite is not.
+    write: AnyPool,
+    read: AnyPool,
+}
+
+impl Db {
+    /// Connects to `url` (`sqlite://FILE` or `postgres://…`) and brings the schema up to date.
+    pub async fn open(url: &SecretString) -> anyhow::Result<Self> {
+        sqlx::any::install_default_drivers();
+        let url = url.expose_secret();
+        let (dialect, url) = if url.starts_with("sqlite:") {
+            let separator = if url.contains('?') { '&' } else { '?' };
+            (Dialect::Sqlite, format!("{url}{separator}mode=rwc"))
+        } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+            (Dialect::Postgres, url.to_owned())
+        } else {
+            anyhow::bail!("the database URL begins with neither sqlite:// nor postgres://");
+        };
+        let (writers, readers) = match dialect {
+            Dialect::Sqlite => (1, 4),
+            Dialect::Postgres => (8, 8),
+        };
+        let write = pool(dialect, writers).connect(&url).await.context("the database cannot be opened")?;
+        let read = pool(dialect, readers).connect_lazy(&url).context("the database URL cannot be read")?;
+        sqlx::migrate!().run(&write).await.context("the database schema cannot be brought up to date")?;
+        Ok(Self { dialect, write, read })
+    }
+
+    /// A transaction that may change something.
+    pub async fn begin(&self) -> sqlx::Result<Transaction> {
+        self.write.begin().await
+    }
+
+    /// Connections for reading.
+    pub fn read(&self) -> &AnyPool {
+        &self.read
+    }
+
+    /// The database's clock, in milliseconds since 1970.
+    pub async fn now(&self) -> sqlx::Result<i64> {
+        sqlx::query(sql(format!("SELECT {} AS now", self.dialect.now())))
+            .fetch_one(&self.read)
+            .await?
+            .try_get("now")
+    }
+}
+
+fn pool(dialect: Dialect, connections: u32) -> AnyPoolOptions {
+    AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT).after_connect(
+        move |connection, _| {
+            Box::pin(async move {
+                if dialect == Dialect::Sqlite {
+                    set_up_sqlite(connection).await?;
+                }
+                connection.ping().await
+            })
+        },
+    )
+}
+
+/// WAL lets readers go on while the writer writes; FULL makes a commit survive a power cut, which is what "accepted"
+/// promises.
+async fn set_up_sqlite(connection: &mut AnyConnection) -> sqlx::Result<()> {
+    for pragma in ["journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "foreign_keys = ON"] {
+        connection.execute(sql(format!("PRAGMA {pragma}"))).await?;
+    }
+    Ok(())
+}
+
+/// Marks a statement built from our own constants as safe: values are always bound, never formatted in.
+fn sql(statement: String) -> sqlx::AssertSqlSafe<String> {
+    sqlx::AssertSqlSafe(statement)
+}

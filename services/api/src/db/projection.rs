@@ -1,0 +1,128 @@
+//! Moving a row along its recorded events.
+//!
+//! Idempotent, and indifferent to order: a row keeps the greatest `(attempt, seq)` it has seen and never leaves a
+//! terminal state, so that replicas may apply the same events at the same time.
+
+use sqlx::AnyConnection;
+use stepcast_shared::ids::JobId;
+use stepcast_shared::messages::{EventSeq, JobError, JobMessage};
+
+use super::{Dialect, sql};
+
+/// A recorded event, as the projector read it.
+#[derive(Debug)]
+pub struct RecordedEvent<'a> {
+    /// Stream sequence.
+    pub sequence: u64,
+    /// When the stream stored it; milliseconds since 1970.
+    pub stored_at: i64,
+    /// What it says.
+    pub message: &'a JobMessage,
+    /// The envelope, as stored.
+    pub envelope: &'a str,
+}
+
+const IS_NEWS: &str = "id = $1 AND status IN ('pending', 'running') AND (attempt < $2 OR (attempt = $2 AND seq < $3) \
+     OR event_seq IS NULL)";
+
+/// Applies one event; true if the row moved.
+pub async fn apply(
+    connection: &mut AnyConnection,
+    dialect: Dialect,
+    event: &RecordedEvent<'_>,
+) -> sqlx::Result<bool> {
+    let (job_id, seq) = (event.message.job_id(), event.message.seq());
+    let set = match event.message {
+        // Only recorded messages reach the projector.
+        JobMessage::Progress(_) => return Ok(false),
+        JobMessage::Queued(_) => return queued(connection, job_id, event.sequence).await,
+        JobMessage::Started(_) => {
+            "status = 'running', started_at = $6, backend = $7, estimated_duration = $8, give_backs = 0"
+                .to_owned()
+        }
+        JobMessage::Retrying(_) => format!(
+            "status = 'pending', backend = $6, claim_token = NULL, claim_backend = NULL, \
+             not_before = {} + CAST($7 * 1000 AS BIGINT)",
+            dialect.now()
+        ),
+        JobMessage::Complete(complete) => format!(
+            "status = '{}', finished_at = $6, result = $7, claim_token = NULL, claim_backend = NULL, \
+             started_at = COALESCE(started_at, $8), backend = COALESCE($9, backend)",
+            complete.status
+        ),
+    };
+    let statement = format!(
+        "UPDATE jobs SET attempt = $2, seq = $3, event_seq = $4, message = $5, {set} WHERE {IS_NEWS}"
+    );
+    let query = sqlx::query(sql(statement))
+        .bind(job_id.to_string())
+        .bind(i64::from(seq.attempt))
+        .bind(i64::from(seq.seq))
+        .bind(i64::try_from(event.sequence).unwrap_or(i64::MAX))
+        .bind(event.envelope);
+    let query = match event.message {
+        JobMessage::Started(started) => {
+            query.bind(event.stored_at).bind(started.backend.to_string()).bind(started.estimated_duration)
+        }
+        JobMessage::Retrying(retrying) => {
+            query.bind(retrying.backend.to_string()).bind(retrying.next_attempt_in_seconds)
+        }
+        JobMessage::Complete(complete) => query
+            .bind(event.stored_at)
+            .bind(serde_json::to_string(complete).expect("a message holds only what JSON can say"))
+            .bind(complete.total_duration.map(|seconds| event.stored_at - millis(seconds)))
+            .bind(complete.backend.as_ref().map(ToString::to_string)),
+        JobMessage::Progress(_) | JobMessage::Queued(_) => unreachable!("returned above"),
+    };
+    let moved = query.execute(&mut *connection).await?.rows_affected() > 0;
+    if let Some((error, backend)) = failure(event.message) {
+        let backend = backend.map(ToString::to_string);
+        note_failure(connection, job_id, seq, backend, event.stored_at, error).await?;
+    }
+    Ok(moved)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the cast saturates, and no render lasts that long")]
+fn millis(seconds: f64) -> i64 {
+    (seconds * 1000.0) as i64
+}
+
+async fn queued(connection: &mut AnyConnection, job_id: JobId, sequence: u64) -> sqlx::Result<bool> {
+    let done = sqlx::query("UPDATE jobs SET event_seq = $2 WHERE id = $1 AND event_seq IS NULL")
+        .bind(job_id.to_string())
+        .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+fn failure(message: &JobMessage) -> Option<(&JobError, Option<&stepcast_shared::ids::BackendId>)> {
+    match message {
+        JobMessage::Retrying(retrying) => Some((&retrying.error, Some(&retrying.backend))),
+        JobMessage::Complete(complete) => Some((complete.error.as_ref()?, complete.backend.as_ref())),
+        JobMessage::Queued(_) | JobMessage::Started(_) | JobMessage::Progress(_) => None,
+    }
+}
+
+async fn note_failure(
+    connection: &mut AnyConnection,
+    job_id: JobId,
+    seq: EventSeq,
+    backend: Option<String>,
+    ended_at: i64,
+    error: &JobError,
+) -> sqlx::Result<()> {
+    let error = serde_json::to_string(error).expect("a failure holds only what JSON can say");
+    sqlx::query(
+        "INSERT INTO attempts (job_id, attempt, backend, ended_at, error) \
+         SELECT id, $2, $3, $4, $5 FROM jobs WHERE id = $1 ON CONFLICT (job_id, attempt) DO NOTHING",
+    )
+    .bind(job_id.to_string())
+    .bind(i64::from(seq.attempt))
+    .bind(backend)
+    .bind(ended_at)
+    .bind(error)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Accepts jobs over HTTP, owns the database, and decides who runs what.
+//!
+//! A job's row and its first event are written in one transaction ([`accept`]); a sweep publishes what a crash left
+//! behind ([`outbox`]); idle backends ask for work ([`dispatch`]); and rows follow the recorded events ([`projector`]).
+//! Nothing here is held in memory that another replica could not do without.
+
+mod accept;
+mod backends;
+mod cancel;
+mod config;
+mod db;
+mod dispatch;
+mod error;
+mod images;
+mod outbox;
+mod progress;
+mod projector;
+mod request;
+mod routes;
+mod rpc;
+mod state;
+mod view;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use async_nats::Client;
+use axum::Router;
+use metrics_exporter_prometheus::PrometheusHandle;
+use stepcast_shared::health::{self, ReadyCheck};
+use stepcast_shared::shutdown::Supervisor;
+use stepcast_shared::{nats, server, storage};
+use tokio::net::TcpListener;
+
+pub use crate::config::{ApiConfig, Config, Limits};
+use crate::db::Db;
+pub use crate::routes::not_found;
+use crate::state::AppState;
+
+/// Starts the api's tasks, and returns what it serves.
+///
+/// `client` must belong to a server that [`nats::prepare`] has prepared.
+pub async fn build(
+    config: &ApiConfig,
+    client: Client,
+    supervisor: &Supervisor,
+) -> anyhow::Result<(Router, ReadyCheck)> {
+    let db = Db::open(&config.database_url).await?;
+    let jetstream = async_nats::jetstream::new(client.clone());
+    let ready = ReadyCheck::new();
+    let publisher = outbox::Publisher::new(db.clone(), jetstream.clone(), supervisor.clone());
+    let state = AppState {
+        db: db.clone(),
+        nats: client.clone(),
+        images: storage::open(&config.images_url)?,
+        publisher: publisher.clone(),
+        progress: progress::ProgressMap::default(),
+        backends: backends::Backends::default(),
+        limits: Arc::new(config.limits.clone()),
+    };
+    let stopping = supervisor.stopping();
+    supervisor.spawn("outbox", publisher.clone().sweep());
+    supervisor.spawn("reaper", dispatch::reap(db.clone(), client.clone(), publisher, stopping.clone()));
+    supervisor.spawn("projector", projector::run(db.clone(), client.clone(), jetstream, stopping.clone()));
+    supervisor.spawn("progress", progress::follow(client.clone(), state.progress.clone(), stopping.clone()));
+    supervisor.spawn("backends", backends::follow(client.clone(), state.backends.clone(), stopping.clone()));
+    supervisor.spawn("rpc", rpc::serve(state.clone(), supervisor.clone()));
+    supervisor.spawn("health", watch_health(db, client, ready.clone(), stopping.clone()));
+    Ok((routes::router(state), ready))
+}
+
+/// Serves the api alone, on a bound listener.
+pub async fn start(
+    config: Config,
+    listener: TcpListener,
+    metrics: PrometheusHandle,
+    supervisor: &Supervisor,
+) -> anyhow::Result<()> {
+    config.listen.check()?;
+    let client = nats::connect("api", &config.nats).await?;
+    nats::prepare(&client).await.context("NATS is not ready for Stepcast")?;
+    let (router, ready) = build(&config.api, client, supervisor).await?;
+    let router =
+        router.merge(health::router(ReadyCheck::merge(&[ready]), Some(metrics))).fallback(routes::not_found);
+    let address = server::serve(router, listener, supervisor)?;
+    tracing::info!(%address, "api is listening");
+    Ok(())
+}
+
+/// Says whether the database and NATS answer, until the process stops.
+async fn watch_health(
+    db: Db,
+    client: Client,
+    ready: ReadyCheck,
+    stopping: tokio_util::sync::CancellationToken,
+) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        ready.set("database", db.now().await.map(drop).map_err(|error| error.to_string()));
+        let state = client.connection_state();
+        let connected = state == async_nats::connection::State::Connected;
+        ready.set("nats", if connected { Ok(()) } else { Err(state.to_string()) });
+    }
+}

@@ -1,0 +1,117 @@
+//! Extractors whose refusals are problem+json.
+
+use std::str::FromStr;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::IntoResponse as _;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use stepcast_shared::ids::{JobId, Owner};
+
+use crate::error::Error;
+use crate::state::AppState;
+
+/// Whose request it is: always the anonymous owner while there is no log-in.
+pub struct Caller(pub Owner);
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self(Owner::anonymous()))
+    }
+}
+
+/// The whole body, within the limit.
+pub struct Body(pub Bytes);
+
+impl FromRequest<AppState> for Body {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Error> {
+        match Bytes::from_request(request, state).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(rejection) => {
+                let text = rejection.body_text();
+                match rejection.into_response().status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => Err(Error::TooLarge(state.limits.max_body_bytes)),
+                    _ => Err(Error::NotJson(text)),
+                }
+            }
+        }
+    }
+}
+
+/// A JSON body, whatever its `Content-Type`: the first system's clients were never strict about it.
+pub struct JsonBody(pub Value);
+
+impl FromRequest<AppState> for JsonBody {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Error> {
+        let Body(bytes) = Body::from_request(request, state).await?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| Error::NotJson(error.to_string()))
+    }
+}
+
+/// Query parameters.
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned, S: Sync + Send> FromRequestParts<S> for Params<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(rejection) => Err(Error::BadParameter(rejection.body_text())),
+        }
+    }
+}
+
+/// A job's id in the path.
+pub struct JobPath(pub JobId);
+
+impl<S: Sync + Send> FromRequestParts<S> for JobPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let Path(id) = path::<String, S>(parts, state).await?;
+        Ok(Self(parse_id(&id)?))
+    }
+}
+
+/// A job's id and the number of an image in the path.
+pub struct ImagePath(pub JobId, pub usize);
+
+impl<S: Sync + Send> FromRequestParts<S> for ImagePath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let Path((id, index)) = path::<(String, String), S>(parts, state).await?;
+        let index = index
+            .parse()
+            .map_err(|_| Error::BadParameter(format!("`{index}` is not the number of an image.")))?;
+        Ok(Self(parse_id(&id)?, index))
+    }
+}
+
+async fn path<T: DeserializeOwned + Send, S: Sync + Send>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<Path<T>, Error> {
+    Path::<T>::from_request_parts(parts, state)
+        .await
+        .map_err(|rejection| Error::BadParameter(rejection.body_text()))
+}
+
+fn parse_id(text: &str) -> Result<JobId, Error> {
+    parse(text, "the id of a job (a UUID with hyphens)")
+}
+
+/// Reads one parameter.
+pub fn parse<T: FromStr>(text: &str, what: &str) -> Result<T, Error> {
+    text.parse().map_err(|_| Error::BadParameter(format!("`{text}` is not {what}.")))
+}

@@ -1,0 +1,185 @@
+//! Looking at jobs, and ending them.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use futures_util::TryStreamExt as _;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use serde::{Deserialize, Serialize};
+use stepcast_shared::ids::{JobId, Owner};
+use stepcast_shared::messages::Status;
+use stepcast_shared::problem::Problem;
+use stepcast_shared::rpc::CancelOutcome;
+use tracing::warn;
+
+use super::extract::{Caller, JobPath, Params, parse};
+use crate::cancel as cancelling;
+use crate::db::jobs::{self, Filter, JobRow};
+use crate::error::Error;
+use crate::state::AppState;
+use crate::view::{self, Job};
+
+/// Jobs of a page unless it says otherwise.
+const DEFAULT_LIMIT: u32 = 50;
+/// Most jobs of a page.
+const MAX_LIMIT: u32 = 500;
+/// Most jobs of an active list.
+const MAX_ACTIVE: u32 = 1_000;
+
+/// What to list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListParams {
+    /// `pending`, `running`, `completed`, `failed` or `cancelled`.
+    status: Option<String>,
+    /// Jobs that were submitted together.
+    batch_id: Option<String>,
+    /// The client's own mark.
+    label: Option<String>,
+    /// 1 to 500; 50 unless said.
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// A page of jobs, newest first.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct JobPage {
+    jobs: Vec<Job>,
+    /// For the next page; absent on the last.
+    next_cursor: Option<JobId>,
+}
+
+/// Jobs in no page.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct JobList {
+    jobs: Vec<Job>,
+}
+
+/// Whether a cancel will have its way.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct CancelAnswer {
+    success: bool,
+    status: Option<Status>,
+    message: String,
+}
+
+/// List jobs, newest first
+#[utoipa::path(get, path = "/generation/jobs", tag = "jobs", params(ListParams),
+    responses((status = 200, body = JobPage), (status = 400, body = Problem)))]
+pub(super) async fn list(
+    state: State<AppState>,
+    caller: Caller,
+    params: Params<ListParams>,
+) -> Result<Json<JobPage>, Error> {
+    let filter = filter(params.0)?;
+    // One more than asked for tells whether there is a next page.
+    let more = Filter { limit: filter.limit + 1, ..filter.clone() };
+    let mut rows = jobs::list(state.db.read(), &caller.0, &more).await?;
+    let has_next = rows.len() > filter.limit as usize;
+    rows.truncate(filter.limit as usize);
+    let next_cursor = rows.last().filter(|_| has_next).map(JobRow::job_id);
+    Ok(Json(JobPage { jobs: views(&state, &rows).await?, next_cursor }))
+}
+
+fn filter(params: ListParams) -> Result<Filter, Error> {
+    let ListParams { status, batch_id, label, limit, cursor } = params;
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(Error::BadParameter(format!("`limit` is 1 to {MAX_LIMIT}.")));
+    }
+    let words = "a status (pending, running, completed, failed, cancelled)";
+    Ok(Filter {
+        status: status.map(|word| parse(&word, words)).transpose()?,
+        batch_id: batch_id.map(|id| parse(&id, "the id of a batch")).transpose()?,
+        label,
+        before: cursor.map(|id| parse(&id, "a cursor of an earlier page")).transpose()?,
+        limit,
+    })
+}
+
+async fn views(state: &AppState, rows: &[JobRow]) -> Result<Vec<Job>, Error> {
+    let mut jobs = Vec::with_capacity(rows.len());
+    for row in rows {
+        jobs.push(view::job(state, row).await?);
+    }
+    Ok(jobs)
+}
+
+/// List waiting and running jobs
+///
+/// Running first, then in the order in which they wait.
+#[utoipa::path(get, path = "/generation/jobs/active", tag = "jobs", responses((status = 200, body = JobList)))]
+pub(super) async fn active(state: State<AppState>, caller: Caller) -> Result<Json<JobList>, Error> {
+    let rows = jobs::active(state.db.read(), &caller.0, MAX_ACTIVE).await?;
+    Ok(Json(JobList { jobs: views(&state, &rows).await? }))
+}
+
+/// Get a job
+#[utoipa::path(get, path = "/generation/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
+    responses((status = 200, body = Job), (status = 400, body = Problem), (status = 404, body = Problem)))]
+pub(super) async fn get(state: State<AppState>, caller: Caller, path: JobPath) -> Result<Json<Job>, Error> {
+    let row = find(&state, &caller.0, path.0).await?;
+    Ok(Json(view::job(&state, &row).await?))
+}
+
+/// Get a job, at the first system's address
+#[utoipa::path(get, path = "/generation/progress/{id}", tag = "jobs", params(("id" = JobId, Path)),
+    responses((status = 200, body = Job), (status = 400, body = Problem), (status = 404, body = Problem)))]
+pub(super) async fn progress(
+    state: State<AppState>,
+    caller: Caller,
+    path: JobPath,
+) -> Result<Json<Job>, Error> {
+    get(state, caller, path).await
+}
+
+/// Cancel a job
+///
+/// A waiting job ends at once; a running one is stopped as soon as SD.Next lets go of it.
+#[utoipa::path(post, path = "/generation/jobs/{id}/cancel", tag = "jobs", params(("id" = JobId, Path)),
+    responses((status = 200, body = CancelAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(super) async fn cancel(
+    state: State<AppState>,
+    caller: Caller,
+    path: JobPath,
+) -> Result<Json<CancelAnswer>, Error> {
+    let CancelOutcome { success, status, message, .. } =
+        cancelling::cancel(&state, &caller.0, path.0).await?;
+    Ok(Json(CancelAnswer { success, status, message }))
+}
+
+/// Delete an ended job with its images
+#[utoipa::path(delete, path = "/generation/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(super) async fn delete(
+    state: State<AppState>,
+    caller: Caller,
+    path: JobPath,
+) -> Result<StatusCode, Error> {
+    let row = find(&state, &caller.0, path.0).await?;
+    if !row.status().is_terminal() {
+        return Err(Error::WrongState(row.status()));
+    }
+    let mut transaction = state.db.begin().await?;
+    jobs::delete_terminal(&mut transaction, &caller.0, path.0).await?;
+    transaction.commit().await?;
+    // The row decides; images that stay behind are swept as unreferenced.
+    if let Err(error) = delete_images(&*state.images, path.0).await {
+        warn!(job_id = %path.0, error = %error, "images of a deleted job left behind");
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn delete_images(store: &dyn ObjectStore, job_id: JobId) -> object_store::Result<()> {
+    let prefix = job_id.to_string().into();
+    let images: Vec<_> = store.list(Some(&prefix)).try_collect().await?;
+    for image in images {
+        store.delete(&image.location).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn find(state: &AppState, owner: &Owner, job_id: JobId) -> Result<JobRow, Error> {
+    jobs::find(state.db.read(), owner, job_id).await?.ok_or_else(|| Error::JobNotFound(job_id.to_string()))
+}

@@ -1,0 +1,63 @@
+//! HTTP: a handler extracts, calls one function, converts.
+
+mod backends;
+mod docs;
+mod extract;
+mod generate;
+mod images;
+mod inputs;
+mod jobs;
+mod page;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use stepcast_shared::problem::Problem;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::trace::TraceLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::state::AppState;
+
+/// Everything that api serves.
+pub fn router(state: AppState) -> Router {
+    let max_body = state.limits.max_body_bytes;
+    let (router, document) = OpenApiRouter::with_openapi(docs::document())
+        .routes(routes!(generate::queue))
+        .routes(routes!(generate::generate))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::active))
+        .routes(routes!(jobs::get, jobs::delete))
+        .routes(routes!(jobs::progress))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(images::get))
+        .routes(routes!(inputs::upload))
+        .routes(routes!(backends::list))
+        .layer(DefaultBodyLimit::max(max_body))
+        .with_state(state)
+        .split_for_parts();
+    router
+        .merge(docs::router(document))
+        .merge(page::router())
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(CompressionLayer::new())
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(TraceLayer::new_for_http())
+}
+
+/// What any process answers to a path that nothing serves.
+pub async fn not_found(uri: axum::http::Uri) -> Problem {
+    Problem::new(404, "not-found", "Not found").detail(format!("Nothing is served at {}.", uri.path()))
+}
+
+async fn method_not_allowed(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
+    Problem::new(405, "method-not-allowed", "Method not allowed")
+        .detail(format!("{} does not take {method}.", uri.path()))
+}
+
+fn panicked(_: Box<dyn std::any::Any + Send>) -> axum::response::Response {
+    let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR.as_u16(), "internal", "Our own fault");
+    axum::response::IntoResponse::into_response(problem)
+}

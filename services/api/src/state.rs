@@ -1,0 +1,24 @@
+//! What every handler and task of the api shares: cheap handles.
+
+use std::sync::Arc;
+
+use async_nats::Client;
+use object_store::ObjectStore;
+
+use crate::backends::Backends;
+use crate::config::Limits;
+use crate::db::Db;
+use crate::outbox::Publisher;
+use crate::progress::ProgressMap;
+
+/// The shared handles.
+#[derive(Clone)]
+pub struct AppState {
+    pub db: Db,
+    pub nats: Client,
+    pub images: Arc<dyn ObjectStore>,
+    pub publisher: Publisher,
+    pub progress: ProgressMap,
+    pub backends: Backends,
+    pub limits: Arc<Limits>,
+}
