@@ -6,7 +6,8 @@ function exampleTexts(origin) {
     ["curl", `curl -X POST ${origin}/generation/queue-generation \\
   -H "Content-Type: application/json" \\
   -d '{"prompt":"a beautiful landscape","steps":10}'`],
-    ["JavaScript", `const ws = new WebSocket("${socket}");
+    ["JavaScript", `// In a browser, or in Node 22 and later.
+const ws = new WebSocket("${socket}");
 
 ws.onopen = () => {
   ws.send(JSON.stringify({ type: "subscribe", job_ids: null }));

@@ -24,6 +24,7 @@ class JobList {
   receive(message) {
     if (!this.store.applyMessage(message)) return;
     const job = this.store.jobs.get(message.data.job_id);
+    if (!job) return; // Older than every job that is kept.
     if (message.type === "generation_complete") this.#announceEnd(job);
     if (!job.params || (TERMINAL.has(job.status) && !job.known)) this.#lookUp(job.job_id);
   }
