@@ -7,6 +7,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::{Instant, sleep_until};
 
+/// Lateness that is made up for; more than this is lost.
+const LAG: Duration = Duration::from_millis(20);
+
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
     wall: DateTime<Utc>,
@@ -51,8 +54,13 @@ impl Pace {
 
     /// Waits until `duration` after the previous deadline. Cancel-safe only in that the deadline has moved.
     pub(crate) async fn pass(&mut self, duration: Duration) {
+        let now = Instant::now();
+        if now > self.next + LAG {
+            // A server that was held up is late; it does not hurry afterwards.
+            self.next = now;
+        }
         self.next += duration;
-        if self.next > Instant::now() {
+        if self.next > now {
             sleep_until(self.next).await;
         }
     }

@@ -94,20 +94,36 @@ impl Scene {
                 .map(|hill| shade(hill.colour, 1.0 - 0.45 * (down - hill.base).max(0.0)))
                 .collect();
             let dy = y - self.sun.1 * rows as f32;
+            let plain: Vec<[u8; 3]> = shades.iter().map(|shade| shade.map(to_byte)).collect();
+            let plain_sky = sky.map(to_byte);
             for column in 0..columns {
-                let mut colour = sky;
+                // Nearly every pixel lies wholly in one layer; only outlines and the sun need arithmetic.
+                let mut layer = outlines.len();
+                let mut edge = false;
+                while layer > 0 {
+                    let depth = y - outlines[layer - 1][column as usize];
+                    if depth >= 0.5 {
+                        break;
+                    }
+                    edge |= depth > -0.5;
+                    layer -= 1;
+                }
                 let dx = column as f32 - self.sun.0 * columns as f32;
-                if dy.abs() < reach && dx.abs() < reach {
+                let lit = layer == 0 && dy.abs() < reach && dx.abs() < reach;
+                if !edge && !lit {
+                    rgb.extend_from_slice(if layer == 0 { &plain_sky } else { &plain[layer - 1] });
+                    continue;
+                }
+                let mut colour = if layer == 0 { sky } else { shades[layer - 1] };
+                if lit {
                     let distance = (dx * dx + dy * dy).sqrt();
                     let glow = (1.0 - distance / reach).max(0.0);
                     let disc = (self.sun.2 * rows as f32 - distance + 0.5).clamp(0.0, 1.0);
                     colour = blend(colour, self.sun_colour, disc.max(0.55 * glow * glow));
                 }
-                for (outline, shade) in outlines.iter().zip(&shades) {
+                for (outline, shade) in outlines.iter().zip(&shades).skip(layer) {
                     let cover = (y - outline[column as usize] + 0.5).clamp(0.0, 1.0);
-                    if cover > 0.0 {
-                        colour = blend(colour, *shade, cover);
-                    }
+                    colour = blend(colour, *shade, cover);
                 }
                 rgb.extend(colour.map(to_byte));
             }

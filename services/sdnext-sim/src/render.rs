@@ -77,6 +77,7 @@ pub(crate) async fn render(sim: &Arc<Sim>, job: Job, connection: Option<Arc<Conn
         infotexts: Vec::new(),
         tiles: Vec::new(),
         grid: false,
+        model: String::new(),
     };
     let reply = run.go().await;
     let images = if let Reply::Images { images, .. } = &reply { images.len() } else { 0 };
@@ -107,6 +108,8 @@ pub(crate) struct Run<'a> {
     /// Whole pictures, kept only where a grid is made of them.
     pub(crate) tiles: Vec<Pixels>,
     pub(crate) grid: bool,
+    /// The model this job runs with, even if somebody takes it away.
+    pub(crate) model: String,
 }
 
 /// Whether to go on with the next iteration.
@@ -134,6 +137,7 @@ impl Run<'_> {
             return self.exception("AssertionError", "").await;
         }
         let before = self.override_model().await;
+        self.model = self.sim.lock().models.loaded.clone().unwrap_or_default();
         let styles = self.begin("Styles");
         self.wait(1).await;
         self.end(&styles);
@@ -277,9 +281,8 @@ impl Run<'_> {
     }
 
     fn reply(&mut self) -> Reply {
-        let model = self.model();
         if self.infotexts.is_empty() {
-            self.infotexts.push(info::infotext(&self.job, &model, Some(0)));
+            self.infotexts.push(info::infotext(&self.job, &self.model, Some(0)));
         }
         let timestamp = self.sim.lock().state.timestamp().to_owned();
         let info = info::info(&self.job, &self.infotexts, self.grid, &timestamp);
@@ -366,9 +369,5 @@ impl Run<'_> {
             let option = inner.options.get("samples_format").and_then(|format| format.as_str());
             Format::from_option(option.unwrap_or("jpg"))
         })
-    }
-
-    pub(crate) fn model(&self) -> String {
-        self.sim.lock().models.loaded.clone().unwrap_or_default()
     }
 }

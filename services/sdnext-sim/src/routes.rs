@@ -68,7 +68,11 @@ async fn progress(State(sim): Sims, Query(query): Parameters) -> Response {
         matches!(value.to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on" | "t" | "y")
     });
     let image = if skip { None } else { preview::current(&sim).await };
-    let body = sim.lock().state.progress(image.as_ref().map(|(text, _, _)| text.as_ref()));
+    let inner = sim.lock();
+    // What was drawn may be of a stage that is over by now.
+    let image = image.filter(|(_, drawn, _)| !drawn || inner.state.step() > 0);
+    let body = inner.state.progress(image.as_ref().map(|(text, _, _)| text.as_ref()));
+    drop(inner);
     json_response(StatusCode::OK, &body)
 }
 

@@ -200,11 +200,10 @@ impl Run<'_> {
         let shrink = |length: i64| if half { side(length / 2) } else { side(length) };
         let (width, height, format) = (shrink(width), shrink(height), self.format());
         let (prompt, mix) = (self.job.prompt().to_owned(), self.job.mix());
-        let model = self.model();
         let first = self.job.seed;
         let work: Vec<(i64, String)> = self
             .seeds(iteration)
-            .map(|seed| (seed, info::infotext(&self.job, &model, Some(seed - first))))
+            .map(|seed| (seed, info::infotext(&self.job, &self.model, Some(seed - first))))
             .collect();
         let sim = self.sim.clone();
         self.sim.tasks.spawn_blocking(move || {
@@ -234,12 +233,11 @@ impl Run<'_> {
         };
         let Some(canvas) = canvas else { return };
         let format = self.format();
-        let model = self.model();
         let tiles = self.sim.tasks.spawn_blocking(move || (canvas.tiles(step, "Approximate"), canvas));
         let Ok((tiles, _canvas)) = tiles.await else { return };
         for (index, tile) in tiles.iter().enumerate() {
             let index = iteration * self.job.batch_size + i64::try_from(index).unwrap_or(0);
-            let text = info::infotext(&self.job, &model, Some(index));
+            let text = info::infotext(&self.job, &self.model, Some(index));
             self.infotexts.push(text.clone());
             if self.job.n_iter == 1 {
                 // As recorded: the text of a single cut job appears twice.
@@ -255,7 +253,7 @@ impl Run<'_> {
             return;
         }
         let tiles = std::mem::take(&mut self.tiles);
-        let text = info::infotext(&self.job, &self.model(), None);
+        let text = info::infotext(&self.job, &self.model, None);
         let (format, description) = (self.format(), text.clone());
         let drawing =
             self.sim.tasks.spawn_blocking(move || encode(&grid(&tiles), format, Some(&description)));
