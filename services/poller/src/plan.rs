@@ -158,7 +158,13 @@ impl PlanInput {
             scale: body.get("hr_scale").and_then(Value::as_f64).unwrap_or(2.0),
             resize_x: number("hr_resize_x", 0),
             resize_y: number("hr_resize_y", 0),
-            resize_mode: Some(number("hr_resize_mode", 0)),
+            resize_mode: Some(
+                match (number("hr_resize_mode", 0), body.get("hr_upscaler").and_then(Value::as_str)) {
+                    // An upscaler of that name leaves the size alone; mode 5 asks for none.
+                    (mode, Some("None")) if mode != 5 => 0,
+                    (mode, _) => mode,
+                },
+            ),
         });
         let img2img = img2img.then(|| Img2Img {
             denoising_strength: body.get("denoising_strength").and_then(Value::as_f64),

@@ -140,7 +140,7 @@ fn judge(
     let code = ErrorCode::BackendUnavailable;
     if !body.is_json {
         let message =
-            "The server answered success with something that is not JSON; is this an SD.Next server?";
+            "The server answered success with something that is not JSON, so it may be no SD.Next server.";
         let failure = Failure { answer: body.shortened(), ..failure(code, message.to_owned(), true) };
         return Err(Box::new((failure, Vec::new())));
     }
@@ -151,7 +151,7 @@ fn judge(
     let enough = if expected.images_sent {
         found.right.len() >= expected.images && !(suspect && expected.sizes.is_empty())
     } else {
-        !suspect && !body.lacks_info()
+        !suspect && body.lists_images() && !body.lacks_info()
     };
     if enough {
         let mut images = found.right;

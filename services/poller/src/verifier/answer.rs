@@ -34,6 +34,11 @@ impl Body {
         self.value["images"].as_array().map_or(&[], Vec::as_slice)
     }
 
+    /// Whether it has a list of images at all, be it empty: every answer to a request for images does.
+    pub(super) fn lists_images(&self) -> bool {
+        self.value["images"].is_array()
+    }
+
     /// Whether the answer describes nothing at all, as one without a model does.
     pub(super) fn lacks_info(&self) -> bool {
         self.value["info"].as_str().is_some_and(str::is_empty)
