@@ -1,5 +1,7 @@
 //! Logs and metrics, set up once per process.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -19,7 +21,10 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<PrometheusHandle> {
     let filter = EnvFilter::builder().parse(&config.log).context("the log filter cannot be read")?;
     let registry = tracing_subscriber::registry().with(filter);
     match config.log_format {
-        LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init(),
+        LogFormat::Text => {
+            let colours = std::io::stderr().is_terminal();
+            registry.with(fmt::layer().with_ansi(colours).with_writer(std::io::stderr)).try_init()
+        }
         LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
     }
     .context("logging was set up before")?;

@@ -40,8 +40,8 @@ static PAGE: LazyLock<Page> = LazyLock::new(|| {
     let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
     // Only what stands in this document runs; pictures may also be chosen files and previews.
     let policy = format!(
-        "default-src 'none'; script-src {}; style-src {}; connect-src 'self' ws: wss:; img-src 'self' data: blob:; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src 'self' data: blob:; \
+         base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
         hash(&script),
         hash(STYLE)
     );

@@ -1,0 +1,266 @@
+//! One attempt at one job: from its claim to its recorded outcome.
+//!
+//! `started` is recorded just before the POST and counts the attempt; a claim given back earlier costs none. From then
+//! on the POST's answer is the only truth, and the event stream decides whether we may still say it.
+
+use std::time::Duration;
+
+use stepcast_shared::events::{self, LifecycleEvent, RecordError};
+use stepcast_shared::ids::BackendId;
+use stepcast_shared::messages::{Complete, EventSeq, JobMessage, Started, Status};
+use stepcast_shared::rpc::{self, Claim, HeldClaim, ReleaseRequest};
+use tokio::time::{Instant, sleep};
+use tracing::{Instrument as _, error, info, info_span, warn};
+
+use crate::backend::Shared;
+use crate::body::{self, Render};
+use crate::lease::Lease;
+use crate::memory::Memory;
+use crate::outcome::{self, Outcome};
+use crate::pace::Pace;
+use crate::sample::Sample;
+use crate::sdnext::SdNext;
+use crate::tracker::Tracker;
+use crate::verifier::{Answer, Evidence, Verdict, verify};
+use crate::watch::{Stop, Watch};
+
+/// How long a start may take to be recorded before the claim is given back; well within the claim's lease.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+/// Pause before an event is published again.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// Longest wait for an answer to a release.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// One attempt, and what it works with.
+pub struct Attempt<'a> {
+    pub shared: &'a Shared,
+    pub sdnext: &'a SdNext,
+    pub backend: &'a BackendId,
+    pub lease: &'a Lease,
+    pub claim: Claim,
+    /// Checkpoint that is loaded, where known.
+    pub model: Option<String>,
+    /// Id of work that the server shows and that is not there.
+    pub left_over: Option<&'a str>,
+    pub memory: &'a mut Memory,
+    pub pace: &'a mut Pace,
+    /// Called once the render begins.
+    pub rendering: &'a (dyn Fn() + Sync),
+}
+
+impl Attempt<'_> {
+    /// Runs it to its end. Never fails: what goes wrong becomes the job's outcome, or gives the claim back.
+    pub async fn run(self) {
+        let span = info_span!("attempt", job_id = %self.claim.job_id, attempt = self.claim.attempt, backend = %self.backend);
+        self.run_in_span().instrument(span).await;
+    }
+
+    async fn run_in_span(self) {
+        let render = match self.prepare().await {
+            Ok(render) => render,
+            Err(Unready::GiveBack(reason)) => return self.release(&reason).await,
+            Err(Unready::InputGone(reason)) => return self.fail_unstarted(&reason).await,
+        };
+        let baseline = match self.baseline().await {
+            Ok(baseline) => baseline,
+            Err(reason) => return self.release(&reason).await,
+        };
+        let Some(started) = self.start(&render).await else { return };
+        (self.rendering)();
+        info!("render started");
+        self.pace.note(Instant::now());
+
+        let plan = render.plan.clone();
+        let mut tracker = Tracker::new(plan, &self.memory.weights, Some(&baseline));
+        let begun = Instant::now();
+        let watch = Watch::new(self.shared, self.sdnext, &self.claim, self.backend, begun);
+        let expected = render.plan.expected(render.images_sent);
+        let post = self.sdnext.render(render.path, render.body);
+        let answer = tokio::select! {
+            answer = post => answer,
+            never = watch.follow(&mut tracker) => match never {},
+        };
+        let duration = begun.elapsed();
+        let stop = watch.stop();
+        if stop == Some(Stop::Lost) {
+            return warn!("the claim is somebody else's; nothing more is said of this attempt");
+        }
+        let evidence = self.evidence(&answer, &tracker, stop).await;
+        let verdict = verify(&expected, answer, &evidence);
+        if matches!(verdict, Verdict::Completed { .. }) {
+            self.memory.learn(&tracker.finish(duration));
+        }
+        // The claim is kept alive while images are stored and the outcome is recorded.
+        tokio::select! {
+            () = self.conclude(verdict, stop, duration, started) => {}
+            never = watch.keep_claim() => match never {},
+        }
+        self.clear_inflight().await;
+    }
+
+    async fn prepare(&self) -> Result<Render, Unready> {
+        match body::render(&self.claim.request, self.model.as_deref(), &*self.shared.images).await {
+            Ok(render) => Ok(render),
+            Err(object_store::Error::NotFound { path, .. }) => {
+                Err(Unready::InputGone(format!("The input image {path} is no longer there.")))
+            }
+            Err(error) => Err(Unready::GiveBack(format!("input images cannot be read: {error}"))),
+        }
+    }
+
+    /// What the server shows just before the POST. An error says why this is no time for one.
+    async fn baseline(&self) -> Result<Sample, String> {
+        let sample = self.sdnext.sample().await.map_err(|error| error.to_string())?;
+        if let Sample::Seen(seen) = &sample
+            && seen.is_active()
+            && (self.left_over.is_none() || seen.id.as_deref() != self.left_over)
+        {
+            return Err("the server works for somebody else".to_owned());
+        }
+        if !self.lease.is_fresh() {
+            return Err("the backend's lease was not renewed in time".to_owned());
+        }
+        Ok(sample)
+    }
+
+    /// Records the start, and returns its stream sequence; `None` if the attempt is not to go on.
+    async fn start(&self, render: &Render) -> Option<u64> {
+        self.note_inflight().await;
+        let message = JobMessage::Started(Started {
+            job_id: self.claim.job_id,
+            status: Status::Running,
+            attempt: self.claim.attempt,
+            seq: EventSeq::STARTED,
+            params: self.claim.params.clone(),
+            estimated_duration: Some(self.memory.weights.estimate(&render.plan).as_secs_f64()),
+            backend: self.backend.clone(),
+        });
+        let event = self.event(message, self.claim.last_event);
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            match events::record(&self.shared.jetstream, &event).await {
+                Ok(sequence) if self.lease.is_fresh() => return Some(sequence),
+                Ok(_) => {
+                    // Recorded too late to post: the lapse of the claim's lease makes it a retry.
+                    warn!("the start was recorded after the backend's lease had gone stale");
+                    return None;
+                }
+                Err(RecordError::Fenced(_)) => {
+                    info!("the job is no longer ours to start");
+                    return None;
+                }
+                Err(RecordError::TooLarge(bytes)) => {
+                    error!(bytes, "the start is too large to be recorded");
+                    self.fail_unstarted("The request is too large to be announced.").await;
+                    return None;
+                }
+                Err(RecordError::Unavailable(cause)) if Instant::now() >= deadline => {
+                    self.release(&format!("the event stream cannot be reached: {cause}")).await;
+                    return None;
+                }
+                Err(RecordError::Unavailable(_)) => sleep(AGAIN_AFTER).await,
+            }
+        }
+    }
+
+    async fn evidence(&self, answer: &Answer, tracker: &Tracker, stop: Option<Stop>) -> Evidence {
+        let interrupted_by_us = stop == Some(Stop::Cancelled);
+        let interrupted_seen = tracker.interrupted_seen();
+        let suspicious = interrupted_seen || matches!(answer, Answer::Http { status: 500.., .. });
+        let log_says_out_of_memory =
+            if suspicious && !interrupted_by_us { self.sdnext.log_says_out_of_memory().await } else { None };
+        Evidence { interrupted_by_us, interrupted_seen, log_says_out_of_memory }
+    }
+
+    /// Stores what came, and records the outcome.
+    async fn conclude(&self, verdict: Verdict, stop: Option<Stop>, duration: Duration, started: u64) {
+        let context = Outcome { claim: &self.claim, backend: self.backend, duration, stop };
+        let message = outcome::decide(&context, verdict, &*self.shared.images).await;
+        let kind = message.kind();
+        self.record(message, started).await;
+        metrics::counter!("stepcast_attempts_total", "outcome" => kind.as_str()).increment(1);
+        metrics::histogram!("stepcast_attempt_seconds").record(duration.as_secs_f64());
+        info!(outcome = %kind, seconds = duration.as_secs_f64(), "render ended");
+    }
+
+    /// Records an event however long it takes, until another's fences us off or the process ends.
+    async fn record(&self, message: JobMessage, expected_last: u64) {
+        let mut event = self.event(message.clone(), expected_last);
+        loop {
+            match events::record(&self.shared.jetstream, &event).await {
+                Ok(_) => return,
+                Err(RecordError::Fenced(_)) => {
+                    return warn!("the outcome was decided elsewhere; ours does not count");
+                }
+                Err(RecordError::TooLarge(bytes)) => {
+                    warn!(bytes, "the outcome is too large; the server's description is left out");
+                    match outcome::shorten(message.clone()) {
+                        Some(shorter) if event.payload.len() > events::MAX_EVENT_BYTES => {
+                            event = self.event(shorter, expected_last);
+                            if event.payload.len() > events::MAX_EVENT_BYTES {
+                                return error!("the outcome cannot be recorded");
+                            }
+                        }
+                        _ => return error!("the outcome cannot be recorded"),
+                    }
+                }
+                Err(RecordError::Unavailable(cause)) => {
+                    warn!(error = %cause, "outcome not recorded yet");
+                    sleep(AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+
+    /// Ends a job that cannot be tried at all.
+    async fn fail_unstarted(&self, reason: &str) {
+        let attempt = self.claim.attempt - 1;
+        let message = JobMessage::Complete(Complete {
+            attempt,
+            ..outcome::failed(&self.claim, self.backend, outcome::internal(reason), None)
+        });
+        self.record(message, self.claim.last_event).await;
+    }
+
+    fn event(&self, message: JobMessage, expected_last: u64) -> LifecycleEvent {
+        LifecycleEvent::new(self.claim.owner.clone(), message, self.claim.token.to_string(), expected_last)
+    }
+
+    async fn release(&self, reason: &str) {
+        info!(reason, "claim given back");
+        let claim = HeldClaim { job_id: self.claim.job_id, token: self.claim.token };
+        let request = ReleaseRequest { claim, reason: reason.to_owned() };
+        let released: Result<(), _> =
+            rpc::call(&self.shared.client, rpc::RELEASE, &request, RELEASE_TIMEOUT).await;
+        if let Err(error) = released {
+            warn!(error = %error, "claim not given back; its lease will lapse");
+        }
+    }
+
+    /// Tells a later holder of this backend what was being rendered.
+    async fn note_inflight(&self) {
+        let note = serde_json::json!({
+            "job_id": self.claim.job_id,
+            "attempt": self.claim.attempt,
+            "posted_at": stepcast_shared::messages::Timestamp::now(),
+        });
+        let put = self.shared.inflight.put(self.backend.as_str(), note.to_string().into()).await;
+        if let Err(error) = put {
+            warn!(error = %error, "render not noted");
+        }
+    }
+
+    async fn clear_inflight(&self) {
+        if let Err(error) = self.shared.inflight.delete(self.backend.as_str()).await {
+            warn!(error = %error, "note of a render not cleared");
+        }
+    }
+}
+
+/// Why a render cannot be prepared.
+enum Unready {
+    /// For now; somebody else may.
+    GiveBack(String),
+    /// For good.
+    InputGone(String),
+}

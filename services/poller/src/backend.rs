@@ -1,0 +1,319 @@
+//! One backend: held by lease, looked at, and given one job at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, kv};
+use async_nats::{Client, Subscriber};
+use futures_util::StreamExt as _;
+use futures_util::stream::SelectAll;
+use object_store::ObjectStore;
+use stepcast_shared::health::ReadyCheck;
+use stepcast_shared::ids::JobId;
+use stepcast_shared::messages::{BackendCondition, BackendState, Timestamp};
+use stepcast_shared::rpc::{self, Claim, ClaimRequest};
+use stepcast_shared::subjects;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::attempt::Attempt;
+use crate::config::{BackendSpec, PollerConfig};
+use crate::lease::Lease;
+use crate::memory::Memory;
+use crate::pace::Pace;
+use crate::report::report;
+use crate::sample::{Observation, Sample};
+use crate::sdnext::{Look, SdNext};
+
+/// How often an idle backend asks for work when nobody wakes it, and one that cannot work is looked at.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How often an idle backend is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long a server without a model counts as starting. Afterwards a job may come: it makes the server load one.
+const STARTING: Duration = Duration::from_mins(1);
+/// Time without any change after which shown work counts as left over: after an exception a server reads busy for ever.
+const FROZEN: Duration = Duration::from_mins(2);
+/// Longest wait for an answer to a claim.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What all backends of a poller share.
+#[derive(Clone)]
+pub struct Shared {
+    pub client: Client,
+    pub jetstream: jetstream::Context,
+    pub leases: kv::Store,
+    pub inflight: kv::Store,
+    pub images: Arc<dyn ObjectStore>,
+    pub config: Arc<PollerConfig>,
+    /// Names this process, and this life of it.
+    pub poller: String,
+    pub stopping: CancellationToken,
+    pub tasks: TaskTracker,
+    pub ready: ReadyCheck,
+}
+
+/// One backend of a poller.
+pub struct Backend {
+    shared: Shared,
+    spec: BackendSpec,
+    sdnext: SdNext,
+    state: watch::Sender<Option<BackendState>>,
+    pace: Pace,
+    memory: Memory,
+    /// Work that the server shows and that is not there: its stage's id.
+    left_over: Option<String>,
+    /// What the server has shown without change, and since when.
+    frozen: Option<(Observation, Instant)>,
+    /// When the server was first seen without a model.
+    modelless_since: Option<Instant>,
+}
+
+impl Backend {
+    /// A backend that is not held yet.
+    pub fn new(shared: Shared, spec: BackendSpec) -> anyhow::Result<Self> {
+        let sdnext = SdNext::new(&spec, shared.config.render_timeout)?;
+        let memory = Memory::open(shared.config.weights_dir.as_deref(), &spec.id);
+        let pace = Pace::new(shared.config.posts_per_minute);
+        Ok(Self {
+            shared,
+            spec,
+            sdnext,
+            state: watch::Sender::new(None),
+            pace,
+            memory,
+            left_over: None,
+            frozen: None,
+            modelless_since: None,
+        })
+    }
+
+    /// Works until the process stops.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let reporting = report(self.shared.client.clone(), self.state.subscribe());
+        tokio::select! {
+            () = self.work() => Ok(()),
+            never = reporting => match never {},
+        }
+    }
+
+    async fn work(&mut self) {
+        while !self.shared.stopping.is_cancelled() {
+            let Shared { leases, poller, config, tasks, .. } = &self.shared;
+            match Lease::acquire(leases, &self.spec.id, poller, config.sole_holder, tasks).await {
+                Ok(Some(lease)) => {
+                    info!(backend = %self.spec.id, epoch = lease.epoch, "backend held");
+                    self.hold(&lease).await;
+                    self.state.send_replace(None);
+                }
+                Ok(None) => {}
+                Err(error) => warn!(backend = %self.spec.id, error = format!("{error:#}"), "no lease"),
+            }
+            self.pause(ASK_EVERY).await;
+        }
+    }
+
+    /// Serves the backend while the lease is ours.
+    async fn hold(&mut self, lease: &Lease) {
+        let mut model = None;
+        let mut looked: Option<Instant> = None;
+        let mut wakes = self.wakes().await;
+        while !lease.is_lost() && !self.shared.stopping.is_cancelled() {
+            if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+                let condition = self.look().await;
+                looked = (condition == BackendCondition::Idle).then(Instant::now);
+                model = self.state.borrow().as_ref().and_then(|state| state.model.clone());
+                if condition != BackendCondition::Idle {
+                    self.pause(ASK_EVERY).await;
+                    continue;
+                }
+            }
+            let wait = self.pace.wait(Instant::now());
+            if !wait.is_zero() {
+                self.pause(wait.min(ASK_EVERY)).await;
+                continue;
+            }
+            match self.claim(lease, model.clone()).await {
+                Some(claim) => {
+                    // A busy backend must not swallow what would wake an idle one.
+                    drop(wakes);
+                    self.run_claim(lease, claim).await;
+                    looked = None;
+                    wakes = self.wakes().await;
+                }
+                None => {
+                    tokio::select! {
+                        () = self.pause(ASK_EVERY) => {}
+                        Some(_) = wakes.next() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn run_claim(&mut self, lease: &Lease, claim: Claim) {
+        let (job_id, model) =
+            (claim.job_id, self.state.borrow().as_ref().and_then(|state| state.model.clone()));
+        let attempt = Attempt {
+            shared: &self.shared,
+            sdnext: &self.sdnext,
+            backend: &self.spec.id,
+            lease,
+            claim,
+            model,
+            left_over: self.left_over.as_deref(),
+            memory: &mut self.memory,
+            pace: &mut self.pace,
+            rendering: &|| say(&self.state, BackendCondition::Busy, Some(job_id)),
+        };
+        attempt.run().await;
+        // Whatever the server still shows now is left over: the POST has been answered.
+        if let Ok(Sample::Seen(seen)) = self.sdnext.sample().await
+            && seen.is_active()
+        {
+            self.left_over = seen.id;
+        }
+    }
+
+    /// Looks at the server and says what it is doing.
+    async fn look(&mut self) -> BackendCondition {
+        let (condition, model, foreign, message) = match self.sdnext.look().await {
+            Err(error) => (BackendCondition::Down, None, None, Some(error.to_string())),
+            Ok(look) => {
+                let (condition, foreign) = self.judge(&look);
+                let message = (condition == BackendCondition::Starting)
+                    .then(|| "SD.Next answers and has not loaded a model yet".to_owned());
+                (condition, look.model, foreign, message)
+            }
+        };
+        let was = self.state.borrow().as_ref().map(|state| state.state);
+        if was != Some(condition) {
+            let backend = &self.spec.id;
+            if let Some(message) = &message {
+                warn!(%backend, ?condition, message, "backend changed");
+            } else {
+                info!(%backend, ?condition, "backend changed");
+            }
+        }
+        self.state.send_if_modified(|state| {
+            let new = BackendState {
+                id: self.spec.id.clone(),
+                state: condition,
+                url: self.spec.url.to_string(),
+                dialect: "sdnext".to_owned(),
+                pools: self.shared.config.pools.clone(),
+                model,
+                job_id: None,
+                foreign,
+                message,
+                poller: self.shared.poller.clone(),
+                updated_at: Timestamp::now(),
+            };
+            let same = state
+                .as_ref()
+                .is_some_and(|old| BackendState { updated_at: old.updated_at, ..new.clone() } == *old);
+            *state = Some(new);
+            !same
+        });
+        condition
+    }
+
+    /// What a server that answers is doing, and whose work it shows if it is not ours.
+    fn judge(&mut self, look: &Look) -> (BackendCondition, Option<String>) {
+        let Sample::Seen(seen) = &look.sample else { return (BackendCondition::Idle, None) };
+        if seen.is_active() && !self.is_left_over(seen) {
+            let percent = (seen.progress * 100.0).round();
+            let foreign = format!("{} {percent:.0} %", if seen.job.is_empty() { "work" } else { &seen.job });
+            // A server that loads its first model works for nobody.
+            let starting = look.model.is_none() && seen.job == "Load model";
+            let condition = if starting { BackendCondition::Starting } else { BackendCondition::Foreign };
+            return (condition, (!starting).then_some(foreign));
+        }
+        if look.model.is_none() {
+            let since = *self.modelless_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < STARTING {
+                return (BackendCondition::Starting, None);
+            }
+        } else {
+            self.modelless_since = None;
+        }
+        (BackendCondition::Idle, None)
+    }
+
+    /// Whether shown work is not there: it was shown when our POST had been answered, or has not moved for too long.
+    fn is_left_over(&mut self, seen: &Observation) -> bool {
+        if self.left_over.is_some() && self.left_over == seen.id {
+            return true;
+        }
+        match &self.frozen {
+            Some((known, since)) if is_unmoved(known, seen) => {
+                if since.elapsed() < FROZEN {
+                    return false;
+                }
+                info!(backend = %self.spec.id, job = seen.job, "shown work has not moved; taken as left over");
+                self.left_over.clone_from(&seen.id);
+                true
+            }
+            _ => {
+                self.frozen = Some((seen.clone(), Instant::now()));
+                false
+            }
+        }
+    }
+
+    async fn claim(&self, lease: &Lease, loaded_model: Option<String>) -> Option<Claim> {
+        if !lease.is_fresh() {
+            return None;
+        }
+        let request = ClaimRequest {
+            backend_id: self.spec.id.clone(),
+            epoch: lease.epoch,
+            pools: self.shared.config.pools.clone(),
+            loaded_model,
+        };
+        let claimed: Result<Option<Claim>, _> =
+            rpc::call(&self.shared.client, rpc::CLAIM, &request, CLAIM_TIMEOUT).await;
+        let state = claimed.as_ref().map(drop).map_err(ToString::to_string);
+        self.shared.ready.set("api", state);
+        claimed.inspect_err(|error| warn!(backend = %self.spec.id, error = %error, "no claim")).ok().flatten()
+    }
+
+    async fn wakes(&self) -> SelectAll<Subscriber> {
+        let mut all = SelectAll::new();
+        for pool in &self.shared.config.pools {
+            // Without it work is found within a second all the same.
+            if let Ok(wakes) =
+                self.shared.client.queue_subscribe(subjects::wake(pool), "idle-backends".to_owned()).await
+            {
+                all.push(wakes);
+            }
+        }
+        all
+    }
+
+    /// Waits, or until the process stops.
+    async fn pause(&self, duration: Duration) {
+        let _ = timeout(duration, self.shared.stopping.cancelled()).await;
+        if self.shared.stopping.is_cancelled() {
+            // Callers loop; a stopped process must not spin until they look.
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+fn say(state: &watch::Sender<Option<BackendState>>, condition: BackendCondition, job_id: Option<JobId>) {
+    state.send_modify(|state| {
+        if let Some(state) = state {
+            state.state = condition;
+            state.job_id = job_id;
+            state.foreign = None;
+            state.message = None;
+        }
+    });
+}
+
+fn is_unmoved(known: &Observation, seen: &Observation) -> bool {
+    known.id == seen.id && known.sampling_step == seen.sampling_step && known.job == seen.job
+}

@@ -1,0 +1,175 @@
+//! From a verdict to the message that ends an attempt.
+
+use std::time::Duration;
+
+use object_store::ObjectStore;
+use rand::Rng as _;
+use serde_json::Value;
+use stepcast_shared::ids::BackendId;
+use stepcast_shared::messages::{
+    Complete, ErrorCode, EventSeq, JobError, JobMessage, Output, Retrying, Status,
+};
+use stepcast_shared::rpc::Claim;
+use tokio::time::sleep;
+use tracing::warn;
+
+use crate::store::store_images;
+use crate::verifier::{Failure, Image, Verdict};
+use crate::watch::Stop;
+
+/// Tries to store images before the attempt counts as failed; with doubling pauses these outlast a restart.
+const STORE_TRIES: u32 = 6;
+/// First pause between these tries.
+const STORE_PAUSE: Duration = Duration::from_millis(250);
+/// Pause before a second attempt; doubled for each further one.
+const RETRY_BASE: Duration = Duration::from_secs(1);
+/// Longest pause before a further attempt.
+const RETRY_MOST: Duration = Duration::from_secs(30);
+
+/// What an outcome is decided from, beside the verdict.
+pub struct Outcome<'a> {
+    pub claim: &'a Claim,
+    pub backend: &'a BackendId,
+    /// From the POST to its answer.
+    pub duration: Duration,
+    pub stop: Option<Stop>,
+}
+
+/// Stores the images of a verdict, and says how the attempt ended.
+pub async fn decide(context: &Outcome<'_>, verdict: Verdict, store: &dyn ObjectStore) -> JobMessage {
+    match verdict {
+        Verdict::Completed { images, info } => match keep(context, images, false, store).await {
+            Ok(outputs) => JobMessage::Complete(completed(context, outputs, info)),
+            Err(error) => {
+                let failure = internal(&format!("The images could not be stored: {error}."));
+                end(context, JobError { retryable: true, ..failure }, Vec::new())
+            }
+        },
+        Verdict::Failed { failure, partial } => {
+            // A lost partial image is a loss that nobody asked about.
+            let outputs = keep(context, partial, true, store).await.unwrap_or_default();
+            let Failure { code, message, retryable, answer } = failure;
+            end(context, JobError { code, message, retryable, answer }, outputs)
+        }
+    }
+}
+
+async fn keep(
+    context: &Outcome<'_>,
+    images: Vec<Image>,
+    partial: bool,
+    store: &dyn ObjectStore,
+) -> object_store::Result<Vec<Output>> {
+    let Claim { job_id, attempt, token, .. } = context.claim;
+    let mut pause = STORE_PAUSE;
+    for _ in 1..STORE_TRIES {
+        match store_images(store, *job_id, *attempt, *token, images.clone(), partial).await {
+            Ok(outputs) => return Ok(outputs),
+            Err(error) => warn!(error = %error, "images not stored yet"),
+        }
+        sleep(pause).await;
+        pause *= 2;
+    }
+    store_images(store, *job_id, *attempt, *token, images, partial).await
+}
+
+fn completed(context: &Outcome<'_>, outputs: Vec<Output>, info: Value) -> Complete {
+    Complete {
+        job_id: context.claim.job_id,
+        status: Status::Completed,
+        attempt: context.claim.attempt,
+        seq: EventSeq::TERMINAL,
+        images: outputs.iter().map(|output| output.url.clone()).collect(),
+        error_message: None,
+        total_duration: Some(seconds(context.duration)),
+        generation_info: Some(info),
+        outputs,
+        error: None,
+        backend: Some(context.backend.clone()),
+        recovered: false,
+    }
+}
+
+/// A failure, a cancel, or another attempt.
+fn end(context: &Outcome<'_>, error: JobError, outputs: Vec<Output>) -> JobMessage {
+    let Outcome { claim, backend, .. } = context;
+    // A stopped poller is no fault of the job: it does not use up the last attempt.
+    if context.stop == Some(Stop::Shutdown) {
+        let message = "The poller was stopped while it rendered.".to_owned();
+        let error = JobError { code: ErrorCode::BackendUnavailable, message, retryable: true, answer: None };
+        return retrying(claim, backend, error, Duration::ZERO);
+    }
+    if error.code == ErrorCode::Cancelled {
+        let message =
+            format!("Cancelled; the render stopped {:.1} s after it began.", seconds(context.duration));
+        let error = JobError { message, ..error };
+        let failed = failed(claim, backend, error, Some(context.duration));
+        return JobMessage::Complete(Complete { status: Status::Cancelled, outputs, ..failed });
+    }
+    if error.retryable && claim.attempt < claim.request.max_attempts {
+        return retrying(claim, backend, error, pause_before(claim.attempt + 1));
+    }
+    JobMessage::Complete(Complete { outputs, ..failed(claim, backend, error, Some(context.duration)) })
+}
+
+fn retrying(claim: &Claim, backend: &BackendId, error: JobError, pause: Duration) -> JobMessage {
+    JobMessage::Retrying(Retrying {
+        job_id: claim.job_id,
+        status: Status::Pending,
+        attempt: claim.attempt,
+        seq: EventSeq::RETRYING,
+        reason: error.code,
+        next_attempt_in_seconds: seconds(pause),
+        error,
+        backend: backend.clone(),
+    })
+}
+
+/// The terminal message of a job that has failed for good.
+pub fn failed(claim: &Claim, backend: &BackendId, error: JobError, duration: Option<Duration>) -> Complete {
+    Complete {
+        job_id: claim.job_id,
+        status: Status::Failed,
+        attempt: claim.attempt,
+        seq: EventSeq::TERMINAL,
+        images: Vec::new(),
+        error_message: Some(error.message.clone()),
+        total_duration: duration.map(seconds),
+        generation_info: None,
+        outputs: Vec::new(),
+        error: Some(error),
+        backend: Some(backend.clone()),
+        recovered: false,
+    }
+}
+
+/// A failure of ours.
+pub fn internal(message: &str) -> JobError {
+    JobError { code: ErrorCode::Internal, message: message.to_owned(), retryable: false, answer: None }
+}
+
+/// The message without what only the curious need; `None` if it has nothing of that.
+pub fn shorten(message: JobMessage) -> Option<JobMessage> {
+    match message {
+        JobMessage::Complete(complete) => {
+            let error = complete.error.map(|error| JobError { answer: None, ..error });
+            Some(JobMessage::Complete(Complete { generation_info: None, error, ..complete }))
+        }
+        JobMessage::Retrying(retrying) => {
+            let error = JobError { answer: None, ..retrying.error };
+            Some(JobMessage::Retrying(Retrying { error, ..retrying }))
+        }
+        JobMessage::Queued(_) | JobMessage::Started(_) | JobMessage::Progress(_) => None,
+    }
+}
+
+/// Doubling and jittered, so that jobs that failed together do not come back together.
+fn pause_before(attempt: u32) -> Duration {
+    let doubled = RETRY_BASE.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(2)));
+    doubled.min(RETRY_MOST).mul_f64(rand::rng().random_range(0.5..1.5))
+}
+
+/// Seconds, to the millisecond.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}

@@ -1,0 +1,176 @@
+//! The `sdnext` dialect: what is asked of a server, over its `/sdapi/v1`.
+//!
+//! Nothing here draws conclusions; that is for the tracker and the verifier.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use serde_json::Value;
+use url::Url;
+
+use crate::config::BackendSpec;
+use crate::sample::Sample;
+use crate::verifier::{Answer, TransportKind};
+
+/// Below the 5 s after which the server closes an idle connection (`docs`: recorded keep-alive).
+const POOL_IDLE: Duration = Duration::from_secs(4);
+/// Longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Longest wait for an answer that costs the server no work. During sampling the slowest of a hundred takes 40 ms.
+const QUICK: Duration = Duration::from_secs(5);
+/// Log lines that are searched after a failure.
+const LOG_LINES: u32 = 100;
+
+/// One server.
+#[derive(Clone, Debug)]
+pub struct SdNext {
+    client: Client,
+    base: Url,
+    credentials: Option<(String, SecretString)>,
+    render_timeout: Duration,
+}
+
+/// Why a server cannot be used now.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// It does not answer.
+    #[error("SD.Next does not answer: {0}")]
+    Silent(String),
+    /// It wants other credentials.
+    #[error("SD.Next refuses our user name and password")]
+    Unauthorized,
+    /// It answers, and not as SD.Next does.
+    #[error("SD.Next answers with HTTP {0}")]
+    Odd(u16),
+    /// It has had too many requests from here.
+    #[error("SD.Next is refusing requests for a while: its rate limit is reached")]
+    RateLimited,
+}
+
+#[derive(Deserialize)]
+struct Checkpoint {
+    class: Option<String>,
+    title: Option<String>,
+}
+
+/// What a look at the server showed.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// What it is doing.
+    pub sample: Sample,
+    /// Title of the loaded checkpoint; `None` if none is loaded.
+    pub model: Option<String>,
+}
+
+impl SdNext {
+    /// A client of one server.
+    pub fn new(spec: &BackendSpec, render_timeout: Duration) -> anyhow::Result<Self> {
+        let client = Client::builder()
+            .user_agent(concat!("stepcast/", env!("CARGO_PKG_VERSION")))
+            .pool_idle_timeout(POOL_IDLE)
+            .connect_timeout(CONNECT)
+            .no_proxy()
+            .build()?;
+        let mut base = spec.url.clone();
+        base.set_query(None);
+        Ok(Self { client, base, credentials: spec.credentials.clone(), render_timeout })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("{}{path}", self.base.as_str().trim_end_matches('/'));
+        let request = self.client.request(method, url).timeout(QUICK);
+        match &self.credentials {
+            Some((user, password)) => request.basic_auth(user, Some(password.expose_secret())),
+            None => request,
+        }
+    }
+
+    /// Looks at a server that may be away, starting, or busy for somebody else.
+    pub async fn look(&self) -> Result<Look, Unusable> {
+        let sample = Sample::from_body(&self.get("/sdapi/v1/progress?skip_current_image=true").await?);
+        let checkpoint = self.get("/sdapi/v1/checkpoint").await?;
+        let checkpoint: Option<Checkpoint> = serde_json::from_slice(&checkpoint).ok();
+        let loaded = checkpoint.filter(|checkpoint| checkpoint.class.is_some());
+        Ok(Look { sample, model: loaded.and_then(|checkpoint| checkpoint.title) })
+    }
+
+    async fn get(&self, path: &str) -> Result<Bytes, Unusable> {
+        let silent = |error: reqwest::Error| Unusable::Silent(chain(&error));
+        let answer = self.request(Method::GET, path).send().await.map_err(silent)?;
+        match answer.status() {
+            StatusCode::OK => answer.bytes().await.map_err(silent),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Unusable::Unauthorized),
+            StatusCode::TOO_MANY_REQUESTS => Err(Unusable::RateLimited),
+            status => Err(Unusable::Odd(status.as_u16())),
+        }
+    }
+
+    /// Looks at the render at hand. An `Err` says only that this look failed.
+    pub async fn sample(&self) -> Result<Sample, Unusable> {
+        Ok(Sample::from_body(&self.get("/sdapi/v1/progress?skip_current_image=true").await?))
+    }
+
+    /// Renders, and waits for the answer. It sends no byte until it is done.
+    pub async fn render(&self, path: &str, body: Bytes) -> Answer {
+        let request = self
+            .request(Method::POST, path)
+            .timeout(self.render_timeout)
+            .header(reqwest::header::CONTENT_TYPE, "application/json")
+            .body(body);
+        let answered = async {
+            let answer = request.send().await?;
+            Ok((answer.status().as_u16(), answer.bytes().await?))
+        };
+        match answered.await {
+            Ok((status, body)) => Answer::Http { status, body },
+            Err(error) => transport(&error),
+        }
+    }
+
+    /// Raises the interrupt flag, which the next stage may wipe.
+    pub async fn interrupt(&self) -> Result<(), Unusable> {
+        let answer = self.request(Method::POST, "/sdapi/v1/interrupt").send().await;
+        let answer = answer.map_err(|error| Unusable::Silent(chain(&error)))?;
+        if answer.status().is_success() { Ok(()) } else { Err(Unusable::Odd(answer.status().as_u16())) }
+    }
+
+    /// Whether the newest lines of the log tell of a failed allocation; `None` if the log cannot be read.
+    ///
+    /// The words are PyTorch's: `OutOfMemoryError`, "out of memory" on a graphics card, "can't allocate memory" on a
+    /// processor.
+    pub async fn log_says_out_of_memory(&self) -> Option<bool> {
+        let log = self.get(&format!("/sdapi/v1/log?lines={LOG_LINES}")).await.ok()?;
+        let lines: Vec<Value> = serde_json::from_slice(&log).ok()?;
+        Some(lines.iter().any(|line| {
+            let line = line.as_str().unwrap_or_default().to_lowercase();
+            ["outofmemory", "out of memory", "can't allocate memory"].iter().any(|words| line.contains(words))
+        }))
+    }
+}
+
+fn transport(error: &reqwest::Error) -> Answer {
+    let kind = if error.is_connect() {
+        TransportKind::Refused
+    } else if error.is_timeout() {
+        TransportKind::TimedOut
+    } else if error.is_request() || error.is_body() || error.is_decode() {
+        TransportKind::Reset
+    } else {
+        TransportKind::Other
+    };
+    Answer::Transport { kind, message: chain(error) }
+}
+
+/// An error with its causes, without its URL, which may say more than a client should read.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = "request failed".to_owned();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = error.to_string();
+        cause = error.source();
+    }
+    text
+}

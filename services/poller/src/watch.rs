@@ -1,0 +1,233 @@
+//! Watching a render while its POST is under way: polls, progress, renewals, and whatever asks it to stop.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use futures_util::StreamExt as _;
+use stepcast_shared::ids::BackendId;
+use stepcast_shared::messages::{Envelope, EventSeq, JobMessage, ProgressUpdate, Source, Stage, Status};
+use stepcast_shared::rpc::{self, Claim, HeldClaim, RenewOutcome, RenewRequest, Renewed};
+use stepcast_shared::subjects::{self, Kind};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tracing::{info, warn};
+
+use crate::backend::Shared;
+use crate::sample::Sample;
+use crate::sdnext::{SdNext, Unusable};
+use crate::tracker::{Progress, Tracker};
+
+/// How often a claim is renewed.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// Longest wait for an answer to a renewal.
+const RENEW_TIMEOUT: Duration = Duration::from_secs(3);
+/// Unchanged progress is repeated this often, so that whoever comes late knows it too.
+const REPEAT_EVERY: Duration = Duration::from_millis(900);
+/// How long a stopping process lets a render end by itself.
+const LET_FINISH: Duration = Duration::from_secs(5);
+/// How long polls pause after the server's limiter refused one.
+const LIMITER_PAUSE: Duration = Duration::from_secs(2);
+
+/// Why a render is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// The process stops.
+    Shutdown,
+    /// Its job is cancelled.
+    Cancelled,
+    /// Its claim is somebody else's.
+    Lost,
+}
+
+/// Watches one render.
+pub struct Watch<'a> {
+    shared: &'a Shared,
+    sdnext: &'a SdNext,
+    claim: &'a Claim,
+    backend: &'a BackendId,
+    begun: Instant,
+    stop: watch::Sender<Option<Stop>>,
+}
+
+impl<'a> Watch<'a> {
+    /// A watch over a render that begins now.
+    pub fn new(
+        shared: &'a Shared,
+        sdnext: &'a SdNext,
+        claim: &'a Claim,
+        backend: &'a BackendId,
+        begun: Instant,
+    ) -> Self {
+        Self { shared, sdnext, claim, backend, begun, stop: watch::Sender::new(None) }
+    }
+
+    /// Why the render was asked to stop, if it was.
+    pub fn stop(&self) -> Option<Stop> {
+        *self.stop.borrow()
+    }
+
+    /// Watches until dropped. Cancel-safe: what is lost is at most one poll or one renewal.
+    pub async fn follow(&self, tracker: &mut Tracker) -> Infallible {
+        tokio::select! {
+            never = self.poll(tracker) => never,
+            never = self.keep_claim() => never,
+            never = self.listen() => never,
+            never = self.heed_shutdown() => never,
+        }
+    }
+
+    /// The gravest reason stands.
+    fn ask_to_stop(&self, reason: Stop) {
+        let news = self.stop.send_if_modified(|stop| {
+            let news = stop.is_none_or(|known| known < reason);
+            if news {
+                *stop = Some(reason);
+            }
+            news
+        });
+        if news {
+            info!(?reason, "the render is to stop");
+        }
+    }
+
+    async fn poll(&self, tracker: &mut Tracker) -> Infallible {
+        let mut ticks = interval(self.shared.config.poll_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut said: Option<(Instant, Said)> = None;
+        let mut seq = EventSeq::FIRST_PROGRESS;
+        let mut stopping = self.stop.subscribe();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                Ok(()) = stopping.changed() => {}
+            }
+            let stop = self.stop();
+            if stop.is_some()
+                && let Err(error) = self.sdnext.interrupt().await
+            {
+                // The flag is wiped by the next stage anyhow; it is raised again with the next tick.
+                warn!(error = %error, "interrupt not delivered");
+            }
+            let sample = match self.sdnext.sample().await {
+                Ok(sample) => sample,
+                Err(Unusable::RateLimited) => {
+                    metrics::counter!("stepcast_polls_refused_total").increment(1);
+                    sleep(LIMITER_PAUSE).await;
+                    Sample::Missed
+                }
+                Err(_) => Sample::Missed,
+            };
+            tracker.observe(self.begun.elapsed(), &sample);
+            if stop == Some(Stop::Lost) {
+                continue;
+            }
+            let progress = tracker.progress(self.begun.elapsed());
+            let saying = Said::from(&progress);
+            let due =
+                said.as_ref().is_none_or(|(at, known)| *known != saying || at.elapsed() >= REPEAT_EVERY);
+            if due {
+                self.publish(&progress, seq).await;
+                said = Some((Instant::now(), saying));
+                seq += 1;
+            }
+        }
+    }
+
+    async fn publish(&self, progress: &Progress, seq: u32) {
+        let Claim { job_id, attempt, owner, .. } = self.claim;
+        let message = JobMessage::Progress(ProgressUpdate {
+            job_id: *job_id,
+            status: Status::Running,
+            attempt: *attempt,
+            seq,
+            progress: round(progress.fraction, 4),
+            current_step: progress.step,
+            total_steps: progress.steps,
+            eta_seconds: progress.eta.map(|eta| round(eta.as_secs_f64(), 2)),
+            preview_image: None,
+            error_message: None,
+            stage: progress.stage,
+            image: progress.image,
+            images: progress.images,
+            steps_per_second: progress.steps_per_second.map(|rate| round(rate, 3)),
+            source: progress.source,
+            stalled: progress.stalled.is_some(),
+            stalled_seconds: progress.stalled.map(|age| round(age.as_secs_f64(), 1)),
+            backend: Some(self.backend.clone()),
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert(EventSeq::HEADER, message.seq().to_string().as_str());
+        headers.insert("Content-Type", "application/json");
+        let payload = Envelope::now(message).to_json();
+        let subject = subjects::job(owner, *job_id, Kind::Progress);
+        // Live only: the next one makes up for it.
+        let _ = self.shared.client.publish_with_headers(subject, headers, payload.into()).await;
+    }
+
+    /// Renews the claim until dropped, and hears with the answer what has become of the job.
+    pub async fn keep_claim(&self) -> Infallible {
+        let claim = HeldClaim { job_id: self.claim.job_id, token: self.claim.token };
+        let request = RenewRequest { claims: vec![claim] };
+        let mut ticks = interval(RENEW_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let renewed: Result<Renewed, _> =
+                rpc::call(&self.shared.client, rpc::RENEW, &request, RENEW_TIMEOUT).await;
+            match renewed.map(|renewed| renewed.claims.first().copied()) {
+                Ok(Some(RenewOutcome::Lost)) => self.ask_to_stop(Stop::Lost),
+                Ok(Some(RenewOutcome::Cancel)) => self.ask_to_stop(Stop::Cancelled),
+                Ok(Some(RenewOutcome::Held) | None) => {}
+                Err(error) => warn!(error = %error, "claim not renewed"),
+            }
+        }
+    }
+
+    /// Hears of a cancel at once, where the message arrives.
+    async fn listen(&self) -> Infallible {
+        if let Ok(mut orders) = self.shared.client.subscribe(subjects::control(self.claim.job_id)).await {
+            while orders.next().await.is_some() {
+                self.ask_to_stop(Stop::Cancelled);
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn heed_shutdown(&self) -> Infallible {
+        self.shared.stopping.cancelled().await;
+        sleep(LET_FINISH).await;
+        self.ask_to_stop(Stop::Shutdown);
+        std::future::pending().await
+    }
+}
+
+/// What a reader would notice; while it stays the same, nothing is said but the repeats.
+#[derive(PartialEq)]
+struct Said {
+    fraction: f64,
+    stage: Stage,
+    step: u32,
+    image: u32,
+    source: Source,
+    stalled: bool,
+}
+
+impl From<&Progress> for Said {
+    fn from(progress: &Progress) -> Self {
+        Self {
+            fraction: round(progress.fraction, 3),
+            stage: progress.stage,
+            step: progress.step,
+            image: progress.image,
+            source: progress.source,
+            stalled: progress.stalled.is_some(),
+        }
+    }
+}
+
+/// Rounds down: a progress just below 1.0 must not read as 1.0.
+fn round(value: f64, digits: i32) -> f64 {
+    let factor = 10_f64.powi(digits);
+    (value * factor).floor() / factor
+}
