@@ -1,6 +1,6 @@
 //! Pictures that a person likes to look at: hills under a sky, drawn from a prompt and a seed.
 //!
-//! Colours are computed by row and outlines by column, so that a pixel costs a few comparisons. The same scene can be
+//! Colours are computed by row and outlines by column, so that a pixel costs next to nothing. The same scene can be
 //! drawn at any size, which is how a preview resembles the picture that it becomes.
 
 use std::f32::consts::TAU;
@@ -81,54 +81,51 @@ impl Scene {
     /// Draws the scene in `width`×`height` pixels.
     pub(crate) fn draw(&self, width: u32, height: u32) -> Pixels {
         let (columns, rows) = (width.max(1), height.max(1));
-        let outlines: Vec<Vec<f32>> = self.hills.iter().map(|hill| hill.outline(columns, rows)).collect();
+        let outlines: Vec<Outline> = self.hills.iter().map(|hill| hill.outline(columns, rows)).collect();
         let mut rgb = Vec::with_capacity(columns as usize * rows as usize * 3);
-        let reach = self.sun.2 * 5.0 * rows as f32;
         for row in 0..rows {
             let y = row as f32;
             let down = y / rows as f32;
-            let sky = blend(self.top, self.horizon, (down * 1.6).min(1.0));
-            let shades: Vec<Colour> = self
-                .hills
-                .iter()
-                .map(|hill| shade(hill.colour, 1.0 - 0.45 * (down - hill.base).max(0.0)))
-                .collect();
-            let dy = y - self.sun.1 * rows as f32;
-            let plain: Vec<[u8; 3]> = shades.iter().map(|shade| shade.map(to_byte)).collect();
-            let plain_sky = sky.map(to_byte);
-            for column in 0..columns {
-                // Nearly every pixel lies wholly in one layer; only outlines and the sun need arithmetic.
-                let mut layer = outlines.len();
-                let mut edge = false;
-                while layer > 0 {
-                    let depth = y - outlines[layer - 1][column as usize];
-                    if depth >= 0.5 {
-                        break;
-                    }
-                    edge |= depth > -0.5;
-                    layer -= 1;
+            // Nearly every pixel lies wholly in one layer, so rows are filled before outlines are drawn over them.
+            let covering = outlines.iter().rposition(|outline| y - outline.lowest >= 0.5);
+            let mut line = if let Some(hill) = covering {
+                self.hills[hill].shade(down).map(to_byte).repeat(columns as usize)
+            } else {
+                let sky = blend(self.top, self.horizon, (down * 1.6).min(1.0));
+                let mut line = sky.map(to_byte).repeat(columns as usize);
+                self.light(&mut line, sky, y, columns, rows);
+                line
+            };
+            for (hill, outline) in self.hills.iter().zip(&outlines).skip(covering.map_or(0, |hill| hill + 1))
+            {
+                if y - outline.highest > -0.5 {
+                    outline.cover(&mut line, y, hill.shade(down));
                 }
-                let dx = column as f32 - self.sun.0 * columns as f32;
-                let lit = layer == 0 && dy.abs() < reach && dx.abs() < reach;
-                if !edge && !lit {
-                    rgb.extend_from_slice(if layer == 0 { &plain_sky } else { &plain[layer - 1] });
-                    continue;
-                }
-                let mut colour = if layer == 0 { sky } else { shades[layer - 1] };
-                if lit {
-                    let distance = (dx * dx + dy * dy).sqrt();
-                    let glow = (1.0 - distance / reach).max(0.0);
-                    let disc = (self.sun.2 * rows as f32 - distance + 0.5).clamp(0.0, 1.0);
-                    colour = blend(colour, self.sun_colour, disc.max(0.55 * glow * glow));
-                }
-                for (outline, shade) in outlines.iter().zip(&shades).skip(layer) {
-                    let cover = (y - outline[column as usize] + 0.5).clamp(0.0, 1.0);
-                    colour = blend(colour, *shade, cover);
-                }
-                rgb.extend(colour.map(to_byte));
             }
+            rgb.extend_from_slice(&line);
         }
         Pixels { width: columns, height: rows, rgb }
+    }
+
+    /// Lights one row of sky by the sun and its glow.
+    fn light(&self, line: &mut [u8], sky: Colour, y: f32, columns: u32, rows: u32) {
+        let radius = self.sun.2 * rows as f32;
+        let reach = radius * 3.5;
+        let dy = y - self.sun.1 * rows as f32;
+        if dy.abs() >= reach {
+            return;
+        }
+        for (column, pixel) in line.chunks_exact_mut(3).enumerate() {
+            let dx = column as f32 - self.sun.0 * columns as f32;
+            let square = dx * dx + dy * dy;
+            if square < reach * reach {
+                let distance = square.sqrt();
+                let glow = 1.0 - distance / reach;
+                let disc = (radius - distance + 0.5).clamp(0.0, 1.0);
+                let lit = blend(sky, self.sun_colour, disc.max(0.55 * glow * glow));
+                pixel.copy_from_slice(&lit.map(to_byte));
+            }
+        }
     }
 
     /// Draws the scene as it looks after `done` (0 to 1) of the steps: noise that clears up.
@@ -148,16 +145,51 @@ impl Scene {
 }
 
 impl Hill {
-    /// Height of the hill's edge in each column, in pixels from the top.
-    fn outline(&self, columns: u32, rows: u32) -> Vec<f32> {
-        (0..columns)
+    /// The edge of the hill against what lies behind it.
+    fn outline(&self, columns: u32, rows: u32) -> Outline {
+        let edge: Vec<f32> = (0..columns)
             .map(|column| {
                 let x = column as f32 / columns as f32;
                 let wave: f32 =
                     self.waves.iter().map(|(pitch, phase, size)| (x * pitch + phase).sin() * size).sum();
                 (self.base + wave) * rows as f32
             })
-            .collect()
+            .collect();
+        let highest = edge.iter().copied().fold(f32::INFINITY, f32::min);
+        let lowest = edge.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        Outline { edge, highest, lowest }
+    }
+
+    /// The hill's colour this far down the picture; it darkens towards its foot.
+    fn shade(&self, down: f32) -> Colour {
+        let light = 1.0 - 0.45 * (down - self.base).max(0.0);
+        self.colour.map(|channel| channel * light)
+    }
+}
+
+/// Where a hill begins in each column, in pixels from the top.
+#[derive(Debug)]
+struct Outline {
+    edge: Vec<f32>,
+    highest: f32,
+    lowest: f32,
+}
+
+impl Outline {
+    /// Paints the hill over the row at `y`, softly at its edge.
+    fn cover(&self, line: &mut [u8], y: f32, shade: Colour) {
+        let plain = shade.map(to_byte);
+        for (edge, pixel) in self.edge.iter().zip(line.chunks_exact_mut(3)) {
+            let depth = y - edge + 0.5;
+            if depth >= 1.0 {
+                pixel.copy_from_slice(&plain);
+            } else if depth > 0.0 {
+                for (channel, colour) in pixel.iter_mut().zip(shade) {
+                    let behind = f32::from(*channel) / 255.0;
+                    *channel = to_byte(behind + (colour - behind) * depth);
+                }
+            }
+        }
     }
 }
 
@@ -182,10 +214,6 @@ pub(crate) fn grid(tiles: &[Pixels]) -> Pixels {
 
 fn blend(from: Colour, to: Colour, share: f32) -> Colour {
     std::array::from_fn(|channel| from[channel] + (to[channel] - from[channel]) * share)
-}
-
-fn shade(colour: Colour, light: f32) -> Colour {
-    colour.map(|channel| channel * light)
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a byte first")]

@@ -189,7 +189,8 @@ async fn exception_leaves_the_state_running() {
 /// Replays `name` with `fault`, but for the image sizes, which depended on the preview method.
 async fn out_of_memory(name: &str, fault: Option<Fault>, images: usize) {
     let mut recording: Recording = load(name);
-    let server = Server::start(Config { time_scale: 0.02, ..quick() }).await;
+    let time_scale = if fault.is_some() { 0.02 } else { 0.2 };
+    let server = Server::start(Config { time_scale, ..quick() }).await;
     if let Some(fault) = fault {
         server.handle.arm(fault, 1);
     }
