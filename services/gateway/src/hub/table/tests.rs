@@ -1,0 +1,135 @@
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::outbox::Bounds;
+
+const LINGER: Duration = Duration::from_secs(2);
+
+fn outbox() -> Arc<Outbox> {
+    Arc::new(Outbox::new(Bounds { messages: 100, bytes: 100_000 }))
+}
+
+fn frame(job_id: JobId, seq: &str, class: Class) -> JobFrame {
+    JobFrame { job_id, class, seq: seq.parse().unwrap(), text: seq.to_owned().into() }
+}
+
+fn subscription() -> (CancellationToken, Subscription) {
+    let token = CancellationToken::new();
+    (token.clone(), token.drop_guard())
+}
+
+/// A table in which member 1 watches `id` by its own subscription.
+fn watching(id: JobId, now: Instant) -> (Table, Arc<Outbox>, CancellationToken) {
+    let (mut table, outbox, owner) = (Table::default(), outbox(), Owner::anonymous());
+    table.watch_job(&owner, id, 1, &outbox, now);
+    assert_eq!(table.unsubscribed(&owner, &[id]), [id]);
+    let (ended, subscription) = subscription();
+    table.job(&owner, id).topic.subscription = Some(subscription);
+    assert!(table.unsubscribed(&owner, &[id]).is_empty());
+    (table, outbox, ended)
+}
+
+#[test]
+fn a_message_reaches_those_who_asked_for_its_job_and_nobody_else() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let (mut table, _outbox, _ended) = watching(id, now);
+    assert_eq!(table.deliver(&owner, &frame(id, "1.1", Class::Event)), 1);
+    assert_eq!(table.deliver(&owner, &frame(JobId::mint(), "1.1", Class::Event)), 0);
+    assert_eq!(table.deliver(&"other".parse().unwrap(), &frame(id, "1.2", Class::Event)), 0);
+    table.watch_all(&owner, 2, &outbox(), now);
+    assert_eq!(table.deliver(&owner, &frame(id, "1.2", Class::Event)), 2);
+    assert_eq!(table.deliver(&owner, &frame(JobId::mint(), "1.1", Class::Event)), 1);
+}
+
+#[test]
+fn a_subscription_lingers_and_survives_a_quick_return() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let (mut table, outbox, ended) = watching(id, now);
+    table.unwatch_job(&owner, id, 1, now);
+    drop(table.take_idle(now + LINGER / 2, LINGER));
+    assert!(!ended.is_cancelled());
+    table.watch_job(&owner, id, 1, &outbox, now);
+    drop(table.take_idle(now + 2 * LINGER, LINGER));
+    assert!(!ended.is_cancelled());
+    table.unwatch_job(&owner, id, 1, now);
+    drop(table.take_idle(now + LINGER, LINGER));
+    assert!(ended.is_cancelled());
+    assert!(table.owners.is_empty());
+}
+
+#[test]
+fn single_jobs_ride_on_a_wildcard_and_get_off_before_it_ends() {
+    let (start, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let (mut table, _outbox, single_ended) = watching(id, start);
+    assert!(!table.watch_all(&owner, 2, &outbox(), start));
+    let (wildcard_ended, wildcard) = subscription();
+    table.set_wildcard(&owner, wildcard, start);
+    // Both for a while, then the wildcard alone, also for newcomers.
+    drop(table.take_idle(start, LINGER));
+    assert!(!single_ended.is_cancelled());
+    drop(table.take_idle(start + LINGER, LINGER));
+    assert!(single_ended.is_cancelled());
+    let newcomer = JobId::mint();
+    table.watch_job(&owner, newcomer, 3, &outbox(), start);
+    assert!(table.unsubscribed(&owner, &[id, newcomer]).is_empty());
+
+    let leaving = start + 2 * LINGER;
+    table.unwatch_all(&owner, 2, leaving);
+    assert!(table.retiring_wildcards(leaving, LINGER).is_empty());
+    let retiring = table.retiring_wildcards(leaving + LINGER, LINGER);
+    let [(_, riding)] = &retiring[..] else { panic!("{retiring:?}") };
+    assert_eq!(riding.len(), 2);
+    assert_eq!(table.unsubscribed(&owner, &[id]), [id]);
+    drop(table.take_idle(leaving + LINGER, LINGER));
+    assert!(!wildcard_ended.is_cancelled());
+    assert!(table.retiring_wildcards(leaving + 2 * LINGER, LINGER).is_empty());
+    drop(table.take_idle(leaving + 2 * LINGER, LINGER));
+    assert!(wildcard_ended.is_cancelled());
+}
+
+#[test]
+fn the_last_progress_is_kept_for_latecomers_until_its_attempt_ends() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let (mut table, _outbox, _ended) = watching(id, now);
+    table.deliver(&owner, &frame(id, "1.5", Class::Progress));
+    table.deliver(&owner, &frame(id, "1.4", Class::Progress));
+    table.deliver(&owner, &frame(id, "1.1", Class::Event));
+    assert_eq!(table.last_progress(&owner, id).unwrap().text.as_str(), "1.5");
+    table.deliver(&owner, &frame(id, "1.2147483646", Class::Event));
+    assert!(table.last_progress(&owner, id).is_none());
+}
+
+#[test]
+fn unfinished_watched_jobs_fall_due_and_finished_ones_do_not() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let later = now + Duration::from_secs(1);
+    let (mut table, outbox, _ended) = watching(id, later);
+    assert!(table.due(now, 10).is_empty());
+    assert_eq!(table.due(later, 10), [(owner.clone(), vec![id])]);
+    table.set_due(&owner, &[id], later + Duration::from_secs(1));
+    assert!(table.due(later, 10).is_empty());
+    table.all_due(now);
+    assert_eq!(table.due(now, 10).len(), 1);
+    table.deliver(&owner, &frame(id, "1.2147483647", Class::Event));
+    assert!(table.due(later, 10).is_empty());
+    table.watch_job(&owner, id, 4, &outbox, now);
+    assert_eq!(table.due(now, 10).len(), 1);
+}
+
+#[test]
+fn jobs_of_an_owner_are_noted_only_while_all_are_watched() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let mut table = Table::default();
+    table.note(&owner, &[id], now);
+    assert!(table.due(now, 10).is_empty());
+    table.watch_all(&owner, 1, &outbox(), now);
+    table.note(&owner, &[id], now);
+    table.deliver(&owner, &frame(JobId::mint(), "0.0", Class::Event));
+    assert_eq!(table.due(Instant::now(), 10)[0].1.len(), 2);
+    assert_eq!(table.due(Instant::now(), 1)[0].1.len(), 1);
+    assert_eq!(table.watched_owners(), std::slice::from_ref(&owner));
+    table.unwatch_all(&owner, 1, now);
+    assert!(table.due(Instant::now(), 10).is_empty());
+    drop(table.take_idle(now, LINGER));
+    assert!(table.owners.is_empty());
+}

@@ -1,0 +1,19 @@
+//! The gateway as a process of its own.
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use stepcast_gateway::Config;
+use stepcast_shared::shutdown::Supervisor;
+use stepcast_shared::telemetry;
+use tokio::net::TcpListener;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let config = Config::parse();
+    let metrics = telemetry::init(&config.telemetry)?;
+    let listen = config.listen.listen;
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let supervisor = Supervisor::new(config.listen.shutdown_grace);
+    stepcast_gateway::start(config, listener, metrics, &supervisor).await?;
+    supervisor.run().await
+}

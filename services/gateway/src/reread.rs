@@ -1,0 +1,113 @@
+//! Reads the recorded events of watched jobs again, so that none is missed for good.
+//!
+//! Live messages are best effort: NATS drops what it cannot deliver during a reconnect, a change of leader or an
+//! overflow. What was recorded stays readable, and outboxes drop what is not new, so reading too often costs little.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use async_nats::connection::State;
+use stepcast_shared::health::ReadyCheck;
+use stepcast_shared::ids::{JobId, Owner};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::hub::Hub;
+use crate::snapshot::{BATCH, Reader};
+
+/// How often it is looked at what is due.
+const TICK: Duration = Duration::from_millis(250);
+/// When a read that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The task that reads again what is due.
+#[derive(Debug)]
+pub struct Reread {
+    /// Who watches what.
+    pub hub: Arc<Hub>,
+    /// Reads it.
+    pub reader: Arc<Reader>,
+    /// Tells of reconnects.
+    pub client: Client,
+    /// Told whether NATS is there.
+    pub ready: ReadyCheck,
+    /// How often a watched job is read.
+    pub every: Duration,
+}
+
+impl Reread {
+    /// Runs until `stopping`.
+    pub async fn run(self, stopping: CancellationToken) -> anyhow::Result<()> {
+        stopping.run_until_cancelled(self.watch()).await;
+        Ok(())
+    }
+
+    async fn watch(&self) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut connects = self.connects();
+        let mut list_at = Instant::now() + self.every;
+        loop {
+            tick.tick().await;
+            self.report();
+            let now = Instant::now();
+            let seen = self.connects();
+            if std::mem::replace(&mut connects, seen) != seen {
+                info!("nats is back, watched jobs are read again");
+                self.hub.all_due(now);
+                list_at = now;
+            }
+            if self.client.connection_state() != State::Connected {
+                continue;
+            }
+            if list_at <= now {
+                let whole = self.list().await;
+                list_at = Instant::now() + if whole { self.every } else { AGAIN };
+            }
+            for (owner, ids) in self.hub.due(Instant::now(), BATCH) {
+                self.read(&owner, &ids).await;
+            }
+        }
+    }
+
+    /// Looks for jobs that nobody here has heard of, where somebody watches all jobs. False if api did not answer.
+    async fn list(&self) -> bool {
+        let mut whole = true;
+        for owner in self.hub.watched_owners() {
+            let active = self.reader.active(&owner).await;
+            whole &= !(active.truncated && active.ids.is_empty());
+            self.hub.note(&owner, &active.ids, Instant::now());
+        }
+        whole
+    }
+
+    async fn read(&self, owner: &Owner, ids: &[JobId]) {
+        match self.reader.recorded(owner, ids).await {
+            Ok(frames) => {
+                let new: usize = frames.values().map(|frame| self.hub.deliver(owner, frame)).sum();
+                metrics::counter!("stepcast_gateway_reread_jobs_total").increment(ids.len() as u64);
+                metrics::counter!("stepcast_gateway_reread_recovered_total").increment(new as u64);
+                self.hub.set_due(owner, ids, Instant::now() + self.every);
+            }
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "watched jobs could not be read, they are tried again");
+                self.hub.set_due(owner, ids, Instant::now() + AGAIN);
+            }
+        }
+    }
+
+    fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    fn report(&self) {
+        let state = match self.client.connection_state() {
+            State::Connected => Ok(()),
+            _ => Err("not connected".to_owned()),
+        };
+        self.ready.set("gateway nats", state);
+    }
+}
