@@ -12,7 +12,7 @@ pub enum Error {
     /// The body is not what it should be.
     #[error("the body has {} faults", .0.len())]
     Invalid(Vec<FieldError>),
-    /// The body is not JSON at all.
+    /// The body did not arrive whole, or is not JSON at all.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
     /// The body is larger than allowed.

@@ -102,7 +102,7 @@ fn end(context: &Outcome<'_>, error: JobError, outputs: Vec<Output>) -> JobMessa
     if error.code == ErrorCode::Cancelled {
         let message =
             format!("Cancelled; the render stopped {:.1} s after it began.", seconds(context.duration));
-        let error = JobError { message, ..error };
+        let error = JobError { message, answer: None, ..error };
         let failed = failed(claim, backend, error, Some(context.duration));
         return JobMessage::Complete(Complete { status: Status::Cancelled, outputs, ..failed });
     }

@@ -2,11 +2,10 @@
 
 use std::str::FromStr;
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::response::IntoResponse as _;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use stepcast_shared::ids::{JobId, Owner};
@@ -28,20 +27,30 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 /// The whole body, within the limit.
 pub struct Body(pub Bytes);
 
+/// How much of a body over the limit is read and thrown away, in limits: a client that is still sending would take a
+/// closed connection for an outage and never read why it was refused.
+const DRAINED_LIMITS: usize = 4;
+
 impl FromRequest<AppState> for Body {
     type Rejection = Error;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Error> {
-        match Bytes::from_request(request, state).await {
-            Ok(bytes) => Ok(Self(bytes)),
-            Err(rejection) => {
-                let text = rejection.body_text();
-                match rejection.into_response().status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => Err(Error::TooLarge(state.limits.max_body_bytes)),
-                    _ => Err(Error::NotJson(text)),
-                }
+        let limit = state.limits.max_body_bytes;
+        let mut chunks = request.into_body().into_data_stream();
+        let mut body = BytesMut::new();
+        let mut received = 0_usize;
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| Error::NotJson(error.to_string()))?;
+            received = received.saturating_add(chunk.len());
+            if received <= limit {
+                body.extend_from_slice(&chunk);
+            } else if received <= limit.saturating_mul(DRAINED_LIMITS) {
+                body.clear();
+            } else {
+                break;
             }
         }
+        if received > limit { Err(Error::TooLarge(limit)) } else { Ok(Self(body.freeze())) }
     }
 }
 

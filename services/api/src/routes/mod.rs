@@ -10,7 +10,6 @@ mod jobs;
 mod page;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use stepcast_shared::problem::Problem;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -23,7 +22,6 @@ use crate::state::AppState;
 
 /// Everything that api serves.
 pub fn router(state: AppState) -> Router {
-    let max_body = state.limits.max_body_bytes;
     let (router, document) = OpenApiRouter::with_openapi(docs::document())
         .routes(routes!(generate::queue))
         .routes(routes!(generate::generate))
@@ -35,7 +33,6 @@ pub fn router(state: AppState) -> Router {
         .routes(routes!(images::get))
         .routes(routes!(inputs::upload))
         .routes(routes!(backends::list))
-        .layer(DefaultBodyLimit::max(max_body))
         .with_state(state)
         .split_for_parts();
     router
