@@ -1,0 +1,10 @@
+//! The gateway against a real NATS server: every scenario starts its own, with its own gateway and its own clients.
+
+mod client;
+mod jobs;
+mod manners;
+mod nats_server;
+mod outages;
+mod requests;
+mod stage;
+mod watching;
