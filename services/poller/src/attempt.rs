@@ -19,9 +19,9 @@ use crate::memory::Memory;
 use crate::outcome::{self, Outcome};
 use crate::pace::Pace;
 use crate::sample::Sample;
-use crate::sdnext::SdNext;
+use crate::sdnext::{LogEnd, SdNext};
 use crate::tracker::Tracker;
-use crate::verifier::{Answer, Evidence, Verdict, verify};
+use crate::verifier::{Answer, Evidence, Expected, Verdict, verify};
 use crate::watch::{Stop, Watch};
 
 /// How long a start may take to be recorded before the claim is given back; well within the claim's lease.
@@ -72,6 +72,7 @@ impl Attempt<'_> {
 
         let plan = render.plan.clone();
         let mut tracker = Tracker::new(plan, &self.memory.weights, Some(&baseline));
+        let log_end = self.sdnext.log_end().await;
         let begun = Instant::now();
         let watch = Watch::new(self.shared, self.sdnext, &self.claim, self.backend, begun);
         let expected = render.plan.expected(render.images_sent);
@@ -85,8 +86,7 @@ impl Attempt<'_> {
         if stop == Some(Stop::Lost) {
             return warn!("the claim is somebody else's; nothing more is said of this attempt");
         }
-        let evidence = self.evidence(&answer, &tracker, stop).await;
-        let verdict = verify(&expected, answer, &evidence);
+        let verdict = self.judge(&expected, answer, &mut tracker, stop, log_end).await;
         if matches!(verdict, Verdict::Completed { .. }) {
             self.memory.learn(&tracker.finish(duration));
         }
@@ -163,13 +163,34 @@ impl Attempt<'_> {
         }
     }
 
-    async fn evidence(&self, answer: &Answer, tracker: &Tracker, stop: Option<Stop>) -> Evidence {
-        let interrupted_by_us = stop == Some(Stop::Cancelled);
-        let interrupted_seen = tracker.interrupted_seen();
-        let suspicious = interrupted_seen || matches!(answer, Answer::Http { status: 500.., .. });
-        let log_says_out_of_memory =
-            if suspicious && !interrupted_by_us { self.sdnext.log_says_out_of_memory().await } else { None };
-        Evidence { interrupted_by_us, interrupted_seen, log_says_out_of_memory }
+    /// What the answer is worth. Only a failure that nobody asked for is worth a second look at the server.
+    async fn judge(
+        &self,
+        expected: &Expected,
+        answer: Answer,
+        tracker: &mut Tracker,
+        stop: Option<Stop>,
+        log_end: Option<LogEnd>,
+    ) -> Verdict {
+        let mut evidence = Evidence {
+            interrupted_by_us: stop == Some(Stop::Cancelled),
+            interrupted_seen: tracker.interrupted_seen(),
+            log_says_out_of_memory: Some(false),
+        };
+        let verdict = verify(expected, answer.clone(), &evidence);
+        let answered = matches!(answer, Answer::Http { .. });
+        if matches!(verdict, Verdict::Completed { .. }) || evidence.interrupted_by_us || !answered {
+            return verdict;
+        }
+        // The flag lingers after the job, so a render too short to be seen with it still shows it now.
+        if let Ok(Sample::Seen(seen)) = self.sdnext.sample().await {
+            evidence.interrupted_seen |= seen.interrupted;
+        }
+        evidence.log_says_out_of_memory = match log_end {
+            Some(end) => self.sdnext.log_says_out_of_memory(end).await,
+            None => None,
+        };
+        verify(expected, answer, &evidence)
     }
 
     /// Stores what came, and records the outcome.

@@ -98,8 +98,9 @@ impl FromStr for BackendSpec {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())
             .ok_or_else(|| BadSpec::Url(address.to_owned()))?;
-        let credentials = (!url.username().is_empty())
-            .then(|| (url.username().to_owned(), SecretString::from(url.password().unwrap_or_default())));
+        let credentials = (!url.username().is_empty()).then(|| {
+            (decoded(url.username()), SecretString::from(decoded(url.password().unwrap_or_default())))
+        });
         url.set_username("").expect("an http URL can go without a user");
         url.set_password(None).expect("an http URL can go without a password");
         let id = match id {
@@ -108,6 +109,10 @@ impl FromStr for BackendSpec {
         };
         Ok(Self { id, url, credentials })
     }
+}
+
+fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// A name made from an address: `127-0-0-1-7860`.
@@ -145,7 +150,7 @@ mod tests {
     fn credentials_leave_the_address() {
         let spec = spec("gpu=http://bob:s=e%40c@host:1");
         let (user, password) = spec.credentials.unwrap();
-        assert_eq!((user.as_str(), password.expose_secret()), ("bob", "s=e%40c"));
+        assert_eq!((user.as_str(), password.expose_secret()), ("bob", "s=e@c"));
         assert_eq!(spec.url.as_str(), "http://host:1/");
     }
 

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use serde_json::Value;
 use url::Url;
 
 use crate::config::BackendSpec;
@@ -137,18 +136,41 @@ impl SdNext {
         if answer.status().is_success() { Ok(()) } else { Err(Unusable::Odd(answer.status().as_u16())) }
     }
 
-    /// Whether the newest lines of the log tell of a failed allocation; `None` if the log cannot be read.
+    /// Where the log ends now, on the server's own clock; `None` if it cannot be read.
+    pub async fn log_end(&self) -> Option<LogEnd> {
+        let lines = self.log(1).await?;
+        Some(LogEnd(lines.last().map_or(0.0, |line| line.created)))
+    }
+
+    /// Whether the log tells of a failed allocation since `end`; `None` if it cannot be read.
     ///
     /// The words are PyTorch's: `OutOfMemoryError`, "out of memory" on a graphics card, "can't allocate memory" on a
     /// processor.
-    pub async fn log_says_out_of_memory(&self) -> Option<bool> {
-        let log = self.get(&format!("/sdapi/v1/log?lines={LOG_LINES}")).await.ok()?;
-        let lines: Vec<Value> = serde_json::from_slice(&log).ok()?;
-        Some(lines.iter().any(|line| {
-            let line = line.as_str().unwrap_or_default().to_lowercase();
-            ["outofmemory", "out of memory", "can't allocate memory"].iter().any(|words| line.contains(words))
+    pub async fn log_says_out_of_memory(&self, end: LogEnd) -> Option<bool> {
+        let lines = self.log(LOG_LINES).await?;
+        Some(lines.iter().filter(|line| line.created > end.0).any(|line| {
+            let words = line.msg.to_lowercase();
+            ["outofmemory", "out of memory", "can't allocate memory"].iter().any(|said| words.contains(said))
         }))
     }
+
+    /// The newest lines, oldest first: each is JSON in a string, as recorded.
+    async fn log(&self, lines: u32) -> Option<Vec<LogLine>> {
+        let log = self.get(&format!("/sdapi/v1/log?lines={lines}")).await.ok()?;
+        let lines: Vec<String> = serde_json::from_slice(&log).ok()?;
+        Some(lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+}
+
+/// A place in the log: the time of a line, in seconds on the server's clock.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogEnd(f64);
+
+#[derive(Deserialize)]
+struct LogLine {
+    created: f64,
+    #[serde(default)]
+    msg: String,
 }
 
 fn transport(error: &reqwest::Error) -> Answer {

@@ -1,0 +1,54 @@
+# Two commands do everything: `make up` runs the demo, `make test` checks the whole project.
+# Both install what they need; each step that needs the network says what it fetches.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help up test bench soak fmt lint build clean tools-cargo tools-nats tools-python tools-browser
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+up: tools-cargo tools-nats ## Build Stepcast and run the demo on http://127.0.0.1:8000
+	@echo "==> building (fetches crates on the first run, and takes some minutes then)"
+	cargo build --release --locked --bin stepcast
+	exec target/release/stepcast up --demo $(ARGS)
+
+test: tools-cargo tools-nats tools-python tools-browser ## Format, lint, build and run every test
+	@./.ci/check
+
+bench: tools-cargo tools-nats ## Measure; prints ratios and figures of one run
+	cargo build --release --locked --bins
+	cargo run --release --locked -p stepcast-tests --bin stepcast-bench -- $(ARGS)
+
+soak: tools-cargo tools-nats tools-python ## The long versions of tests that have one
+	STEPCAST_SOAK=1 ./.ci/check
+
+fmt: ## Format the code
+	cargo fmt --all
+
+lint: tools-cargo ## Format check and clippy
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+build: tools-cargo ## Build every binary, unoptimised
+	cargo build --workspace --bins --locked
+
+clean: ## Remove what was built and installed here
+	rm -rf target $(VENV)
+
+tools-cargo:
+	@./.ci/install cargo
+
+tools-nats:
+	@./.ci/install nats
+
+tools-python:
+	@./.ci/install python
+
+tools-browser:
+	@./.ci/install browser
