@@ -20,6 +20,8 @@ use crate::snapshot::{BATCH, Reader};
 
 /// How often it is looked at what is due.
 const TICK: Duration = Duration::from_millis(250);
+/// How long reading may go on without a look at the connection.
+const LONGEST: Duration = Duration::from_secs(1);
 /// When a read that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -67,9 +69,7 @@ impl Reread {
                 let whole = self.list().await;
                 list_at = Instant::now() + if whole { self.every } else { AGAIN };
             }
-            for (owner, ids) in self.hub.due(Instant::now(), BATCH) {
-                self.read(&owner, &ids).await;
-            }
+            self.read_due().await;
         }
     }
 
@@ -82,6 +82,20 @@ impl Reread {
             self.hub.note(&owner, &active.ids, Instant::now());
         }
         whole
+    }
+
+    /// Reads batch by batch until nothing is due, or so long that a reconnect should be looked for again.
+    async fn read_due(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < LONGEST {
+            let due = self.hub.due(Instant::now(), BATCH);
+            if due.is_empty() {
+                return;
+            }
+            for (owner, ids) in due {
+                self.read(&owner, &ids).await;
+            }
+        }
     }
 
     async fn read(&self, owner: &Owner, ids: &[JobId]) {

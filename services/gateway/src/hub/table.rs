@@ -140,8 +140,14 @@ impl Table {
             let is_due = |job: &JobTopic| {
                 !job.finished && job.due <= now && (everything || !job.topic.watchers.is_empty())
             };
-            let ids: Vec<JobId> =
-                table.jobs.iter().filter(|(_, job)| is_due(job)).map(|(id, _)| *id).take(limit).collect();
+            let mut due: Vec<(Instant, JobId)> =
+                table.jobs.iter().filter(|(_, job)| is_due(job)).map(|(id, job)| (job.due, *id)).collect();
+            // The longest overdue first, so that none waits for ever behind others that fall due again.
+            if due.len() > limit {
+                due.select_nth_unstable(limit);
+                due.truncate(limit);
+            }
+            let ids: Vec<JobId> = due.into_iter().map(|(_, id)| id).collect();
             if !ids.is_empty() {
                 all.push((owner.clone(), ids));
             }

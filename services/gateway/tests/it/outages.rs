@@ -1,6 +1,7 @@
 //! NATS goes away and comes back; what was recorded meanwhile still arrives.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
@@ -51,6 +52,8 @@ async fn what_was_recorded_while_the_gateway_was_cut_off_arrives_once_it_is_back
     by_id.expect_of("generation_started", ending.id).await;
     of_all.expect_of("generation_started", ending.id).await;
 
+    // The read that follows each subscribe after a second must be over, or it would bring the end as well.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     link.cut().await;
     ending.completed().await;
     arising.queued().await;

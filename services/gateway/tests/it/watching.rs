@@ -94,6 +94,31 @@ async fn a_latecomer_is_told_where_the_job_stands_and_then_goes_on_live() {
 }
 
 #[tokio::test]
+async fn live_messages_wait_for_a_snapshot_that_takes_its_time() {
+    let stage = Stage::with(&["--gateway-request-timeout", "1s"]).await;
+    let (mut job, unknown) = (stage.job(), stage.job());
+    let mut already_there = stage.watch(&[&job]).await;
+    job.queued().await;
+    job.started().await;
+    already_there.expect_of("generation_queued", job.id).await;
+    already_there.expect_of("generation_started", job.id).await;
+    // What the stream lacks is asked of api, which says nothing for a second.
+    stage.api.set(|lists| lists.silent = true);
+    let mut client = stage.connect().await;
+    client.say(&json!({"type": "subscribe", "job_ids": [job.id, unknown.id]})).await;
+    client.expect_nothing_more().await;
+    let mut last = String::new();
+    for _ in 0..3 {
+        last = job.progress().await;
+        already_there.text().await;
+    }
+    client.expect("subscription_confirmed").await;
+    client.expect_of("generation_started", job.id).await;
+    assert_eq!(client.text().await, last);
+    client.expect_nothing_more().await;
+}
+
+#[tokio::test]
 async fn whoever_watches_all_is_told_of_every_active_job() {
     let stage = Stage::new().await;
     let (mut waiting, mut running) = (stage.job(), stage.job());

@@ -117,6 +117,21 @@ fn unfinished_watched_jobs_fall_due_and_finished_ones_do_not() {
 }
 
 #[test]
+fn the_longest_overdue_are_read_first() {
+    let (now, owner) = (Instant::now(), Owner::anonymous());
+    let mut table = Table::default();
+    table.watch_all(&owner, 1, &outbox(), now);
+    let ids: Vec<JobId> = (0..100).map(|_| JobId::mint()).collect();
+    for (age, id) in ids.iter().enumerate() {
+        let due = now + Duration::from_millis(100 - age as u64);
+        table.note(&owner, &[*id], due);
+    }
+    let (_, mut first) = table.due(now + Duration::from_secs(1), 10).remove(0);
+    first.sort_unstable();
+    assert_eq!(first, ids[90..]);
+}
+
+#[test]
 fn jobs_of_an_owner_are_noted_only_while_all_are_watched() {
     let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
     let mut table = Table::default();
