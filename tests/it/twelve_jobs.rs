@@ -83,7 +83,7 @@ fn cases() -> Vec<Case> {
 async fn twelve_jobs_of_every_kind_reach_four_watchers_in_order_and_whole() {
     let sims = [
         Sim::start(Duration::from_millis(600)).await.unwrap(),
-        Sim::start(Duration::from_millis(1000)).await.unwrap(),
+        Sim::start(Duration::from_secs(1)).await.unwrap(),
     ];
     let stack = Stack::start(&[("fast", sims[0].url()), ("slow", sims[1].url())]).await.unwrap();
     let http = stack.http();

@@ -91,5 +91,6 @@ CREATE TABLE inputs (
 -- The newest lease of each backend that has claimed; older holders are refused.
 CREATE TABLE backend_epochs (
     backend_id TEXT NOT NULL PRIMARY KEY,
-    epoch BIGINT NOT NULL
+    epoch BIGINT NOT NULL,                  -- revision of its lease in NATS
+    seen_at BIGINT NOT NULL                 -- when its holder last asked for work, to about ten seconds
 );

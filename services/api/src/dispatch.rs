@@ -62,7 +62,7 @@ pub async fn claim(state: &AppState, request: &ClaimRequest) -> Result<Option<Cl
     }
     let token = ClaimToken::mint();
     let mut transaction = state.db.begin().await?;
-    if !claims::admit_epoch(&mut transaction, request).await? {
+    if !claims::admit_epoch(&mut transaction, state.db.dialect, request).await? {
         return Err(ClaimError::StaleEpoch(request.backend_id.clone()));
     }
     let row = claims::choose(&mut transaction, state.db.dialect, request, token).await?;

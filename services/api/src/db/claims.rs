@@ -9,6 +9,10 @@ use super::{Dialect, sql};
 /// How long a claim lasts unless renewed.
 pub const LEASE_SECONDS: u64 = 45;
 
+/// Twice the age at which a lease of a backend ends by itself.
+const EPOCH_MEMORY_MS: i64 = 60_000;
+/// How exactly it is known when a holder last asked.
+const EPOCH_REFRESH_MS: i64 = 10_000;
 const LEASE_MS: u64 = LEASE_SECONDS * 1000;
 
 /// A job just claimed.
@@ -25,13 +29,37 @@ pub struct ClaimedRow {
 }
 
 /// Whether this holder of a backend is the newest; remembers it if so.
-pub async fn admit_epoch(connection: &mut AnyConnection, request: &ClaimRequest) -> sqlx::Result<bool> {
+///
+/// A holder that has not asked for [`EPOCH_MEMORY_MS`] has lost its lease in any case. Forgetting it lets a backend go
+/// on where the leases themselves were lost with the broker's data and count from 1 again.
+pub async fn admit_epoch(
+    connection: &mut AnyConnection,
+    dialect: Dialect,
+    request: &ClaimRequest,
+) -> sqlx::Result<bool> {
+    let now = dialect.now();
     let epoch = i64::try_from(request.epoch).unwrap_or(i64::MAX);
-    let done = sqlx::query(
-        "INSERT INTO backend_epochs (backend_id, epoch) VALUES ($1, $2) \
-         ON CONFLICT (backend_id) DO UPDATE SET epoch = excluded.epoch \
-         WHERE backend_epochs.epoch <= excluded.epoch",
-    )
+    // Every idle backend comes by once a second: reading costs nothing, a commit costs a write to the disk.
+    let known = sqlx::query(sql(format!(
+        "SELECT epoch, {now} - seen_at AS age FROM backend_epochs WHERE backend_id = $1"
+    )))
+    .bind(request.backend_id.as_str())
+    .fetch_optional(&mut *connection)
+    .await?;
+    if let Some(known) = known {
+        let (known, age): (i64, i64) = (known.try_get("epoch")?, known.try_get("age")?);
+        if known > epoch && age < EPOCH_MEMORY_MS {
+            return Ok(false);
+        }
+        if known == epoch && age < EPOCH_REFRESH_MS {
+            return Ok(true);
+        }
+    }
+    let done = sqlx::query(sql(format!(
+        "INSERT INTO backend_epochs (backend_id, epoch, seen_at) VALUES ($1, $2, {now}) \
+         ON CONFLICT (backend_id) DO UPDATE SET epoch = excluded.epoch, seen_at = excluded.seen_at \
+         WHERE backend_epochs.epoch <= excluded.epoch OR backend_epochs.seen_at <= {now} - {EPOCH_MEMORY_MS}"
+    )))
     .bind(request.backend_id.as_str())
     .bind(epoch)
     .execute(connection)
