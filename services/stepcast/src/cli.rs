@@ -1,0 +1,347 @@
+//! The command line: every flag, its variable and its help. What is parsed here is valid.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+use stepcast_poller::BackendSpec;
+use stepcast_shared::config::{ListenConfig, LogFormat};
+use stepcast_shared::ids::{BackendId, JobId, Pool};
+use stepcast_shared::messages::Status;
+use url::Url;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  something failed
+  2  the command line cannot be understood
+  3  a watched job failed
+  4  a watched job was cancelled
+  5  the server cannot be reached";
+
+const ABOUT_UP: &str = "\
+Runs the API, the WebSocket gateway, the poller and a NATS server on this machine, with everything it keeps in one
+folder. Finer settings of the services are read from their STEPCAST_* variables, as the services themselves do.";
+
+/// A durable queue with live progress in front of SD.Next servers.
+#[derive(Debug, Parser)]
+#[command(name = "stepcast", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    /// Say it in JSON, for scripts.
+    #[arg(long, env = "STEPCAST_JSON", global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start everything on this machine.
+    #[command(long_about = ABOUT_UP)]
+    Up(Box<Up>),
+    /// Submit a job.
+    Submit(Box<Submit>),
+    /// Watch jobs until they end.
+    Watch(Watch),
+    /// List jobs, newest first.
+    Jobs(Jobs),
+    /// Show one job.
+    Get(Get),
+    /// Cancel jobs.
+    Cancel(Cancel),
+    /// Show what the backends are doing.
+    Backends(Server),
+    /// Become a NATS server that ends with its parent.
+    #[command(hide = true)]
+    NatsChild(NatsChild),
+}
+
+/// `up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Bring two simulated backends, and leave SD.Next servers alone.
+    #[arg(long, env = "STEPCAST_DEMO")]
+    pub demo: bool,
+    /// Where to listen, and when to stop waiting.
+    #[command(flatten)]
+    pub listen: ListenConfig,
+    /// Where everything is kept [default: `$XDG_DATA_HOME/stepcast` or `~/.local/share/stepcast`].
+    #[arg(long, env = "STEPCAST_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// SD.Next server, as `URL` or `ID=URL`; may be given several times. `user:password@` in the URL logs in.
+    #[arg(
+        long,
+        env = "STEPCAST_SDNEXT",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:7860",
+        hide_env_values = true
+    )]
+    pub sdnext: Vec<BackendSpec>,
+    /// A running NATS server to use instead of starting one.
+    #[arg(long, env = "STEPCAST_NATS_URL", value_name = "URL")]
+    pub nats_url: Option<String>,
+    /// User name for it.
+    #[arg(long, env = "STEPCAST_NATS_USER", requires = "nats_url")]
+    pub nats_user: Option<String>,
+    /// Password for it.
+    #[arg(long, env = "STEPCAST_NATS_PASSWORD", hide_env_values = true, requires = "nats_url")]
+    pub nats_password: Option<SecretString>,
+    /// The `nats-server` to start [default: the one on PATH, or in `.venv/bin`].
+    #[arg(long, env = "STEPCAST_NATS_SERVER", value_name = "PATH")]
+    pub nats_server: Option<PathBuf>,
+    /// Database, `sqlite://FILE` or `postgres://…` [default: a file in the data directory].
+    #[arg(long, env = "STEPCAST_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<SecretString>,
+    /// Where images are kept, `file:///FOLDER` [default: a folder in the data directory].
+    #[arg(long, env = "STEPCAST_IMAGES_URL", value_name = "URL")]
+    pub images_url: Option<Url>,
+    /// What to log to standard error [default: `warn` on a terminal, otherwise `info`].
+    #[arg(long, env = "STEPCAST_LOG")]
+    pub log: Option<String>,
+    /// How to log.
+    #[arg(long, env = "STEPCAST_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// What the environment says of the machine.
+    #[command(flatten)]
+    pub surroundings: Surroundings,
+}
+
+/// What the environment says of the machine; no flags for people.
+#[derive(Debug, Args)]
+pub struct Surroundings {
+    #[arg(long, env = "XDG_DATA_HOME", hide = true)]
+    pub xdg_data_home: Option<PathBuf>,
+    #[arg(long, env = "PATH", hide = true)]
+    pub search_path: Option<std::ffi::OsString>,
+}
+
+/// Which Stepcast to talk to.
+#[derive(Clone, Debug, Args)]
+pub struct Server {
+    /// The Stepcast to talk to.
+    #[arg(long, env = "STEPCAST_SERVER", value_name = "URL", default_value = "http://127.0.0.1:8000",
+        value_parser = parse_server)]
+    pub server: Url,
+}
+
+/// `submit`.
+#[derive(Debug, Args)]
+pub struct Submit {
+    /// What to paint.
+    pub prompt: String,
+    /// What to leave out.
+    #[arg(long, value_name = "PROMPT")]
+    pub negative: Option<String>,
+    /// Sampling steps [default: 20].
+    #[arg(long)]
+    pub steps: Option<u32>,
+    /// Pixels [default: 512].
+    #[arg(long)]
+    pub width: Option<u32>,
+    /// Pixels [default: 512].
+    #[arg(long)]
+    pub height: Option<u32>,
+    /// -1 lets the server choose [default: -1].
+    #[arg(long, allow_negative_numbers = true)]
+    pub seed: Option<i64>,
+    /// How closely to follow the prompt [default: 7].
+    #[arg(long)]
+    pub cfg_scale: Option<f64>,
+    /// Sampler, by SD.Next's name.
+    #[arg(long)]
+    pub sampler: Option<String>,
+    /// Images made at once [default: 1].
+    #[arg(long)]
+    pub batch_size: Option<u32>,
+    /// Batches made one after another [default: 1].
+    #[arg(long)]
+    pub n_iter: Option<u32>,
+    /// Checkpoint, by SD.Next's title.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// How urgent it is.
+    #[arg(long)]
+    pub priority: Option<PriorityWord>,
+    /// Which backends may take it.
+    #[arg(long)]
+    pub pool: Option<Pool>,
+    /// The one backend that may take it.
+    #[arg(long)]
+    pub backend: Option<BackendId>,
+    /// A mark of your own, to filter by.
+    #[arg(long)]
+    pub label: Option<String>,
+    /// An image to begin from; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub init_image: Vec<PathBuf>,
+    /// How much to change that image, 0 to 1.
+    #[arg(long, requires = "init_image")]
+    pub denoising_strength: Option<f64>,
+    /// Whatever else SD.Next understands, as a JSON object.
+    #[arg(long, value_name = "JSON", value_parser = parse_object)]
+    pub sdnext: Option<Map<String, Value>>,
+    /// The same key with the same job gives the first answer again for a day.
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+    /// Watch it until it ends.
+    #[arg(long)]
+    pub watch: bool,
+    /// Save its images there once it has ended.
+    #[arg(long, value_name = "DIR", requires = "watch")]
+    pub out: Option<PathBuf>,
+    /// Which Stepcast.
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// How urgent a job is.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PriorityWord {
+    /// After everything else.
+    Low,
+    /// In turn.
+    Normal,
+    /// Before everything else.
+    High,
+}
+
+/// `watch`.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Jobs to watch, by id.
+    #[arg(required_unless_present = "all", value_name = "JOB")]
+    pub jobs: Vec<JobId>,
+    /// Watch all jobs, until Ctrl-C.
+    #[arg(long, conflicts_with = "jobs")]
+    pub all: bool,
+    /// Which Stepcast.
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// `jobs`.
+#[derive(Debug, Args)]
+pub struct Jobs {
+    /// Only jobs in this state: pending, running, completed, failed or cancelled.
+    #[arg(long, value_parser = parse_status)]
+    pub status: Option<Status>,
+    /// Only jobs with this mark.
+    #[arg(long)]
+    pub label: Option<String>,
+    /// At most so many, 1 to 500.
+    #[arg(long, default_value_t = 20)]
+    pub limit: u32,
+    /// Only jobs that wait or run, in the order in which they will be served.
+    #[arg(long, conflicts_with_all = ["status", "label", "limit"])]
+    pub active: bool,
+    /// Which Stepcast.
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// `get`.
+#[derive(Debug, Args)]
+pub struct Get {
+    /// The job's id.
+    pub job: JobId,
+    /// Which Stepcast.
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// `cancel`.
+#[derive(Debug, Args)]
+pub struct Cancel {
+    /// Jobs to cancel, by id.
+    #[arg(required = true, value_name = "JOB")]
+    pub jobs: Vec<JobId>,
+    /// Which Stepcast.
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// `nats-child`.
+#[derive(Debug, Args)]
+pub struct NatsChild {
+    /// The process to end with.
+    #[arg(long)]
+    pub parent: i32,
+    /// What to become.
+    pub program: PathBuf,
+    /// Its configuration.
+    pub config: PathBuf,
+}
+
+/// An address, with or without `http://`, made to end in `/` so that paths can be joined to it.
+fn parse_server(text: &str) -> Result<Url, String> {
+    let text = text.trim();
+    let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let mut url = Url::parse(&full).map_err(|error| error.to_string())?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err("this is not an http:// or https:// address".to_owned());
+    }
+    if !url.path().ends_with('/') {
+        let path = format!("{}/", url.path());
+        url.set_path(&path);
+    }
+    Ok(url)
+}
+
+fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err("this is JSON, but not an object".to_owned()),
+        Err(error) => Err(format!("this is not JSON: {error}")),
+    }
+}
+
+fn parse_status(word: &str) -> Result<Status, String> {
+    word.parse().map_err(|()| "one of pending, running, completed, failed, cancelled".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_may_be_named_without_a_scheme() {
+        assert_eq!(parse_server("localhost:9000").unwrap().as_str(), "http://localhost:9000/");
+        assert_eq!(parse_server("https://a.b/c").unwrap().as_str(), "https://a.b/c/");
+        for wrong in ["", "ftp://x", "http://"] {
+            assert!(parse_server(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn watching_nothing_is_a_usage_error() {
+        let error = Cli::try_parse_from(["stepcast", "watch"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(Cli::try_parse_from(["stepcast", "watch", "--all"]).is_ok());
+        assert!(Cli::try_parse_from(["stepcast", "watch", "not-an-id"]).is_err());
+    }
+
+    #[test]
+    fn what_is_passed_on_to_sdnext_must_be_an_object() {
+        assert!(Cli::try_parse_from(["stepcast", "submit", "x", "--sdnext", "[1]"]).is_err());
+        assert!(Cli::try_parse_from(["stepcast", "submit", "x", "--sdnext", r#"{"clip_skip":2}"#]).is_ok());
+    }
+
+    #[test]
+    fn several_servers_can_be_named() {
+        let cli = Cli::parse_from(["stepcast", "up", "--sdnext", "a=http://x:1", "--sdnext", "b=http://y:2"]);
+        let Command::Up(up) = cli.command else { panic!("this is `up`") };
+        let ids: Vec<_> = up.sdnext.iter().map(|spec| spec.id.as_str()).collect();
+        assert_eq!(ids, ["a", "b"]);
+    }
+}

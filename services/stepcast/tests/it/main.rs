@@ -1,0 +1,5 @@
+//! The real binary, from its start to its end.
+
+mod cli;
+mod harness;
+mod up;
