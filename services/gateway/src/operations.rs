@@ -9,7 +9,7 @@ use async_nats::Client;
 use serde_json::Value;
 use stepcast_shared::ids::{JobId, Owner};
 use stepcast_shared::rpc::{self, CancelAnswer, CancelRequest, SubmitAnswer, SubmitRequest};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::answers::{Answer, Confirmation};
 use crate::frame::JobFrame;
@@ -161,7 +161,7 @@ impl Workbench {
             self.outbox.room().await;
             match self.reader.last(&self.owner, batch).await {
                 Ok(frames) => self.send(batch, &frames),
-                Err(error) => warn!(error = format!("{error:#}"), "a snapshot is incomplete for now"),
+                Err(error) => incomplete(&error),
             }
         }
     }
@@ -177,7 +177,7 @@ impl Workbench {
                     unknown.extend(batch.iter().filter(|id| !frames.contains_key(id)));
                     known.extend(frames);
                 }
-                Err(error) => warn!(error = format!("{error:#}"), "a snapshot is incomplete for now"),
+                Err(error) => incomplete(&error),
             }
         }
         self.confirm(confirmation.map(|it| Confirmation { unknown, ..it }));
@@ -219,4 +219,10 @@ impl Workbench {
             }
         }
     }
+}
+
+/// What is missing is read again shortly; one line per client would say the same a thousand times.
+fn incomplete(error: &anyhow::Error) {
+    metrics::counter!("stepcast_gateway_incomplete_snapshots_total", "lacks" => "stream").increment(1);
+    debug!(error = format!("{error:#}"), "a snapshot is incomplete for now");
 }

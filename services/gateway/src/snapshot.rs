@@ -13,7 +13,7 @@ use stepcast_shared::nats;
 use stepcast_shared::rpc::{self, ActiveAnswer, ActiveRequest, LastAnswer, LastMessage, LastRequest};
 use stepcast_shared::subjects::{self, EVENTS_STREAM};
 use tokio::sync::Semaphore;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::frame::{Class, JobFrame};
 
@@ -76,7 +76,12 @@ impl Reader {
         match rpc::call::<_, LastAnswer>(&self.client, rpc::LAST, &request, self.timeout).await {
             Ok(answer) => frames.extend(answer.jobs.into_iter().filter_map(stored).map(|it| (it.job_id, it))),
             // The stream's answer stands by itself; what api alone knows is read again later.
-            Err(error) => warn!(error = %chain(&error), "api did not say what the stream lacks"),
+            // One line per client would say the same a thousand times, so this is counted.
+            Err(error) => {
+                metrics::counter!("stepcast_gateway_incomplete_snapshots_total", "lacks" => "api")
+                    .increment(1);
+                debug!(error = %chain(&error), "api did not say what the stream lacks");
+            }
         }
         Ok(frames)
     }

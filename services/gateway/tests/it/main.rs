@@ -5,6 +5,7 @@ mod jobs;
 mod manners;
 mod nats_server;
 mod outages;
+mod process;
 mod requests;
 mod stage;
 mod watching;
