@@ -1,6 +1,7 @@
 //! Progress bars, one per job, on a terminal.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use stepcast_shared::ids::JobId;
@@ -53,6 +54,13 @@ impl Bars {
                 bar.set_position(0);
                 bar.set_message(sentence(message));
             }
+        }
+    }
+
+    /// Leaves the bars as they are, with the cursor below them.
+    pub fn leave(self) {
+        if !self.bars.is_empty() {
+            let _ = writeln!(std::io::stderr());
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use stepcast_shared::ids::JobId;
-use stepcast_shared::messages::{Complete, EventSeq, JobMessage, Status};
+use stepcast_shared::messages::{Complete, EventSeq, JobMessage};
 
 use crate::exit::Exit;
 
@@ -96,14 +96,14 @@ impl Follow {
 
 /// Whether a message ends its job.
 pub fn is_end(message: &JobMessage) -> bool {
-    matches!(message, JobMessage::Complete(end) if end.status != Status::Running)
+    matches!(message, JobMessage::Complete(_))
 }
 
 #[cfg(test)]
 pub mod tests {
     use stepcast_shared::ids::Pool;
     use stepcast_shared::job::Priority;
-    use stepcast_shared::messages::{ProgressUpdate, Queued, Source, Stage, Started};
+    use stepcast_shared::messages::{ProgressUpdate, Queued, Source, Stage, Started, Status};
 
     use super::*;
 

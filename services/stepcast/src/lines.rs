@@ -6,6 +6,11 @@ use std::fmt::Write as _;
 use stepcast_shared::ids::JobId;
 use stepcast_shared::messages::{Complete, JobMessage, ProgressUpdate, Stage, Status};
 
+use crate::table::shortened;
+
+/// How much of a reason is shown, in characters.
+const MAX_REASON: usize = 500;
+
 /// Remembers what was said last of each running job.
 #[derive(Debug, Default)]
 pub struct Lines(HashMap<JobId, Said>);
@@ -51,7 +56,10 @@ pub fn sentence(message: &JobMessage) -> String {
         JobMessage::Progress(update) => format!("{} % {}", percent(update), details(update)),
         JobMessage::Retrying(retrying) => format!(
             "attempt {} failed on {}: {}; next attempt in {:.1} s",
-            retrying.attempt, retrying.backend, retrying.error.message, retrying.next_attempt_in_seconds
+            retrying.attempt,
+            retrying.backend,
+            shortened(&shortened(&retrying.error.message, MAX_REASON), MAX_REASON),
+            retrying.next_attempt_in_seconds
         ),
         JobMessage::Complete(end) => ended(end),
     }
@@ -64,7 +72,7 @@ fn ended(end: &Complete) -> String {
     }
     match (&end.error_message, end.status) {
         (Some(message), Status::Failed) => {
-            let _ = write!(text, ": {message}");
+            let _ = write!(text, ": {}", shortened(message, MAX_REASON));
         }
         (_, Status::Completed) => {
             let images = if end.images.len() == 1 { "image" } else { "images" };

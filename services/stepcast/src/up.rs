@@ -196,9 +196,13 @@ fn data_path(args: &Up) -> anyhow::Result<std::path::PathBuf> {
     data_dir::default_path(xdg, std::env::home_dir(), args.demo)
 }
 
-/// On a terminal the log stays quiet, so that the screen stays readable.
+/// On a terminal the log stays quiet, so that the screen stays readable; that a backend comes or goes is told there.
 fn telemetry_config(args: &Up) -> TelemetryConfig {
-    let default = if std::io::stderr().is_terminal() { "warn" } else { "info,async_nats=warn" };
+    let default = if std::io::stderr().is_terminal() {
+        "warn,stepcast_poller::backend=error"
+    } else {
+        "info,async_nats=warn"
+    };
     TelemetryConfig {
         log: args.log.clone().unwrap_or_else(|| default.to_owned()),
         log_format: args.log_format,

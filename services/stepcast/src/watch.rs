@@ -57,6 +57,7 @@ pub async fn watch(client: &Client, follow: &mut Follow, json: bool) -> anyhow::
                 match converse(&mut connection, follow, &mut show).await? {
                     Ended::Over => {
                         connection.close().await;
+                        show.leave();
                         return Ok(());
                     }
                     Ended::Refused(reason) => anyhow::bail!(reason),
@@ -157,6 +158,13 @@ impl<'a> Show<'a> {
                 let JobMessage::Complete(end) = message else { return Ok(()) };
                 end.images.iter().try_for_each(|image| out::line(&format!("  {}", client.url(image))))
             }
+        }
+    }
+
+    /// What follows is printed below.
+    fn leave(self) {
+        if let Self::Bars(bars) = self {
+            bars.leave();
         }
     }
 

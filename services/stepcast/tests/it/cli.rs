@@ -1,8 +1,12 @@
 //! The commands, against a running `up`.
 
-use serde_json::Value;
+use std::process::Stdio;
 
-use crate::harness::{Up, output, stepcast, text};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::time::timeout;
+
+use crate::harness::{DEADLINE, Up, output, stepcast, text};
 
 #[tokio::test]
 async fn exit_codes_tell_how_a_watched_job_ended() {
@@ -88,4 +92,31 @@ async fn nobody_there_and_nonsense_have_codes_of_their_own() {
     assert!(text(&unreachable.stderr).contains("stepcast up"), "{unreachable:?}");
     let nonsense = output(stepcast().args(["watch"])).await;
     assert_eq!(nonsense.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn a_watch_outlives_a_restart_of_the_server() {
+    let data = tempfile::tempdir().unwrap();
+    // Nobody renders, so that the job waits for as long as it takes.
+    let nobody = ["--sdnext", "gpu=http://127.0.0.1:1"];
+    let up = Up::start(data.path(), &nobody).await;
+    let address = up.ready["listen"].as_str().unwrap().to_owned();
+    let job = up.submit(&["patience"]).await;
+    let mut watching = stepcast()
+        .args(["watch", &job, "--server", up.url()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut next = async || timeout(DEADLINE, lines.next_line()).await.unwrap().unwrap().unwrap_or_default();
+    assert!(next().await.contains("waiting"));
+    up.stop().await;
+
+    let up = Up::start_at(&address, data.path(), &nobody).await;
+    assert!(up.client(&["cancel", &job]).await.status.success());
+    assert!(next().await.contains("cancelled"));
+    let status = timeout(DEADLINE, watching.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(4));
+    up.stop().await;
 }

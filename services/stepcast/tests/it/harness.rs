@@ -42,9 +42,14 @@ pub struct Up {
 impl Up {
     /// Starts it on a free port, and waits until it is ready.
     pub async fn start(data_dir: &Path, arguments: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", data_dir, arguments).await
+    }
+
+    /// Starts it at this address, and waits until it is ready.
+    pub async fn start_at(listen: &str, data_dir: &Path, arguments: &[&str]) -> Self {
         let begun = Instant::now();
         let mut child = stepcast()
-            .args(["up", "--json", "--listen", "127.0.0.1:0", "--data-dir"])
+            .args(["up", "--json", "--listen", listen, "--data-dir"])
             .arg(data_dir)
             .args(arguments)
             .stdout(Stdio::piped())
