@@ -53,6 +53,14 @@ impl ListenConfig {
     }
 }
 
+/// Which pages of other hosts may use a server.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct OriginConfig {
+    /// Origins of pages on other hosts that may use this server, such as `https://example.org`; separated by commas.
+    #[arg(long = "allow-origin", env = "STEPCAST_ALLOW_ORIGINS", value_delimiter = ',')]
+    pub allow_origins: Vec<String>,
+}
+
 /// What the process says of itself.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TelemetryConfig {

@@ -60,6 +60,8 @@ pub struct StoredEvent {
     pub seq: EventSeq,
     /// Who said so.
     pub author: Option<String>,
+    /// When it was stored; milliseconds since 1970.
+    pub stored_at: i64,
     /// The envelope.
     pub payload: Bytes,
 }
@@ -158,6 +160,7 @@ impl StoredEvent {
             kind: subject.kind,
             seq: header(EventSeq::HEADER)?.parse().ok()?,
             author: header(AUTHOR_HEADER),
+            stored_at: i64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0),
             payload: message.payload.clone(),
         })
     }

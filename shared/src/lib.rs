@@ -11,6 +11,7 @@ pub mod ids;
 pub mod job;
 pub mod messages;
 pub mod nats;
+pub mod origin;
 pub mod problem;
 pub mod rpc;
 pub mod server;

@@ -3,8 +3,11 @@
 //! A contract between deployments: fields and variants are added, never renamed or reused, and readers skip what they
 //! do not know. A job's message is encoded once, by its publisher, and reaches WebSocket clients byte for byte.
 
+mod backend;
+mod order;
+mod words;
+
 use std::fmt;
-use std::str::FromStr;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -13,6 +16,10 @@ use serde_json::Value;
 use crate::ids::{BackendId, JobId, Pool};
 use crate::job::Priority;
 use crate::subjects::Kind;
+
+pub use self::backend::{BackendCondition, BackendState};
+pub use self::order::EventSeq;
+pub use self::words::{ErrorCode, Source, Stage, Status};
 
 /// A message with the time of its making.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,130 +78,6 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Where in its life a job is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// Waiting, for its first attempt or for another.
-    Pending,
-    /// A render has begun.
-    Running,
-    /// Ended with its images.
-    Completed,
-    /// Ended without.
-    Failed,
-    /// Ended on request.
-    Cancelled,
-}
-
-impl Status {
-    /// The word on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// Whether nothing follows it.
-    pub fn is_terminal(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Status {
-    type Err = ();
-
-    fn from_str(word: &str) -> Result<Self, ()> {
-        [Self::Pending, Self::Running, Self::Completed, Self::Failed, Self::Cancelled]
-            .into_iter()
-            .find(|status| status.as_str() == word)
-            .ok_or(())
-    }
-}
-
-/// What a render is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// A checkpoint is being loaded.
-    Loading,
-    /// Between the request and the first step.
-    Preparing,
-    /// The main pass.
-    Sampling,
-    /// The second pass, at a larger size.
-    Hires,
-    /// Faces and details are repainted.
-    Detailing,
-    /// Latents become pixels.
-    Decoding,
-    /// Pixels become files.
-    Saving,
-}
-
-/// What a progress figure rests on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    /// The server has just said so.
-    Measured,
-    /// Computed from this backend's earlier timings.
-    Estimated,
-    /// Nothing new is known; the last figure stands.
-    Held,
-}
-
-/// Why a job or an attempt failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ErrorCode {
-    /// The server refused the request; it would refuse it again.
-    Rejected,
-    /// The server could not be reached, broke off, or was too busy.
-    BackendUnavailable,
-    /// The server ran out of memory.
-    OutOfMemory,
-    /// The server said 200 and sent too few images.
-    NoImages,
-    /// The server said 200 and sent an image of another size.
-    WrongSize,
-    /// Nothing changed for too long.
-    Stalled,
-    /// The job's time was up.
-    Deadline,
-    /// Somebody asked for it.
-    Cancelled,
-    /// Our own fault.
-    Internal,
-}
-
-impl ErrorCode {
-    /// The word on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Rejected => "rejected",
-            Self::BackendUnavailable => "backend_unavailable",
-            Self::OutOfMemory => "out_of_memory",
-            Self::NoImages => "no_images",
-            Self::WrongSize => "wrong_size",
-            Self::Stalled => "stalled",
-            Self::Deadline => "deadline",
-            Self::Cancelled => "cancelled",
-            Self::Internal => "internal",
-        }
-    }
-}
-
 /// A failure, as a client reads it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct JobError {
@@ -208,62 +91,6 @@ pub struct JobError {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub answer: Option<Value>,
-}
-
-/// Order of a job's messages: `(attempt, seq)` grows within a job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EventSeq {
-    /// Number of the last started attempt; 0 before the first.
-    pub attempt: u32,
-    /// Place within the attempt.
-    pub seq: u32,
-}
-
-impl EventSeq {
-    /// Header that carries it on NATS.
-    pub const HEADER: &'static str = "Stepcast-Seq";
-    /// `seq` of `queued` (attempt 0).
-    pub const QUEUED: u32 = 0;
-    /// `seq` of `started`.
-    pub const STARTED: u32 = 1;
-    /// `seq` of the first progress of an attempt.
-    pub const FIRST_PROGRESS: u32 = 2;
-    /// `seq` of `retrying`.
-    pub const RETRYING: u32 = 2_147_483_646;
-    /// `seq` of the terminal event.
-    pub const TERMINAL: u32 = 2_147_483_647;
-
-    /// The place of a lifecycle event of this kind in this attempt.
-    pub fn of(kind: Kind, attempt: u32) -> Self {
-        let seq = match kind {
-            Kind::Queued => Self::QUEUED,
-            Kind::Started => Self::STARTED,
-            Kind::Progress | Kind::Preview => Self::FIRST_PROGRESS,
-            Kind::Retrying => Self::RETRYING,
-            Kind::Completed | Kind::Failed | Kind::Cancelled => Self::TERMINAL,
-        };
-        Self { attempt, seq }
-    }
-
-    /// Whether nothing follows it.
-    pub fn is_terminal(self) -> bool {
-        self.seq == Self::TERMINAL
-    }
-}
-
-impl fmt::Display for EventSeq {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.attempt, self.seq)
-    }
-}
-
-impl FromStr for EventSeq {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (attempt, seq) = text.split_once('.').ok_or(())?;
-        Ok(Self { attempt: attempt.parse().map_err(drop)?, seq: seq.parse().map_err(drop)? })
-    }
 }
 
 /// What is said about a job, in the order of its life.
@@ -492,47 +319,4 @@ pub struct Output {
 /// URL of the n-th image of a job, on the one origin.
 pub fn image_url(job_id: JobId, index: usize) -> String {
     format!("/generation/jobs/{job_id}/images/{index}")
-}
-
-/// State of a backend, on `stepcast.v1.backend.<id>`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct BackendState {
-    /// Which backend.
-    pub id: BackendId,
-    /// What it is doing.
-    pub state: BackendCondition,
-    /// Its address, without credentials.
-    pub url: String,
-    /// `sdnext`, …
-    pub dialect: String,
-    /// The pools it serves.
-    pub pools: Vec<Pool>,
-    /// Checkpoint that is loaded, where known.
-    pub model: Option<String>,
-    /// The job it renders.
-    pub job_id: Option<JobId>,
-    /// Work on it that is not ours: what its server shows.
-    pub foreign: Option<String>,
-    /// One sentence on what is wrong.
-    pub message: Option<String>,
-    /// The process that holds it.
-    pub poller: String,
-    /// When it was last looked at.
-    pub updated_at: Timestamp,
-}
-
-/// What a backend is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum BackendCondition {
-    /// Ready for work.
-    Idle,
-    /// Rendering a job of ours.
-    Busy,
-    /// Rendering for somebody else.
-    Foreign,
-    /// Answers, and has no model yet.
-    Starting,
-    /// Cannot be reached.
-    Down,
 }

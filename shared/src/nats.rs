@@ -42,6 +42,8 @@ pub async fn connect(service: &str, config: &NatsConfig) -> anyhow::Result<Clien
                         metrics::counter!("stepcast_nats_slow_consumer_total").increment(1);
                         warn!("a nats subscription overflowed");
                     }
+                    // What a process does when it stops.
+                    async_nats::Event::Closed | async_nats::Event::Draining => {}
                     other => warn!(event = %other, "nats reports"),
                 }
             });

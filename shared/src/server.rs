@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use axum::Router;
+use axum::http::Uri;
 use tokio::net::TcpListener;
 
+use crate::problem::Problem;
 use crate::shutdown::Supervisor;
 
 /// Serves `router` on `listener` as a task of `supervisor`, until it stops.
@@ -21,4 +23,10 @@ pub fn serve(router: Router, listener: TcpListener, supervisor: &Supervisor) -> 
             .context("the HTTP server failed")
     });
     Ok(address)
+}
+
+/// What any process answers to a path that nothing serves.
+#[expect(clippy::unused_async, reason = "handlers are async")]
+pub async fn not_found(uri: Uri) -> Problem {
+    Problem::new(404, "not-found", "Not found").detail(format!("Nothing is served at {}.", uri.path()))
 }

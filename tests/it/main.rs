@@ -3,5 +3,6 @@
 mod cancel;
 mod failures;
 mod http;
+mod people;
 mod twelve_jobs;
 mod websocket;

@@ -19,11 +19,10 @@ const KEPT_LINES: usize = 400;
 
 /// A binary of the workspace, beside the test that runs.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test is a file");
-    let folder = test.ancestors().nth(2).expect("tests lie in target/<profile>/deps");
-    let path = folder.join(name);
-    assert!(path.exists(), "{} is not built; `cargo build --workspace --bins` does it", path.display());
-    path
+    let own = std::env::current_exe().expect("a test is a file");
+    // Binaries lie in target/<profile>, tests one folder further down.
+    let path = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.exists());
+    path.unwrap_or_else(|| panic!("{name} is not built; `cargo build --workspace --bins` does it"))
 }
 
 /// A running process. Killed when dropped; its output is shown if the test has failed by then.

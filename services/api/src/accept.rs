@@ -43,8 +43,11 @@ pub async fn accept(state: &AppState, submission: Submission<'_>) -> Result<Vec<
     let waiting = jobs::count_pending(&mut *transaction).await?;
     let mut accepted = Vec::with_capacity(drafts.len());
     let mut events = Vec::with_capacity(drafts.len());
-    for (ahead, draft) in (waiting + 1..).zip(&drafts) {
-        let position = u64::try_from(ahead).unwrap_or(0);
+    for (index, draft) in drafts.iter().enumerate() {
+        let JobRequest { pool, priority, .. } = &draft.request;
+        let ahead = jobs::ahead_of_new(&mut *transaction, pool, *priority).await?;
+        let alike = drafts[..index].iter().filter(|other| other.goes_before(draft)).count();
+        let position = u64::try_from(ahead).unwrap_or(0) + alike as u64 + 1;
         accepted.push(draft.answer(position));
         events.push(draft.queued(owner, position));
     }
@@ -107,6 +110,11 @@ async fn draft(state: &AppState, owner: &Owner, pointer: &str, mut body: Value) 
 }
 
 impl Draft {
+    /// Whether it is served before one that was sent after it.
+    fn goes_before(&self, later: &Self) -> bool {
+        self.request.pool == later.request.pool && self.request.priority >= later.request.priority
+    }
+
     fn answer(&self, position: u64) -> Accepted {
         Accepted {
             job_id: self.id,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use secrecy::SecretString;
-use stepcast_shared::config::{ListenConfig, NatsConfig, TelemetryConfig};
+use stepcast_shared::config::{ListenConfig, NatsConfig, OriginConfig, TelemetryConfig};
 use url::Url;
 
 /// Stepcast api: accepts jobs over HTTP, keeps them, and decides who runs what.
@@ -30,7 +30,12 @@ pub struct ApiConfig {
     #[arg(long, env = "STEPCAST_IMAGES_URL")]
     pub images_url: Url,
     #[command(flatten)]
+    pub origins: OriginConfig,
+    #[command(flatten)]
     pub limits: Limits,
+    /// Whether no other process can have pollers at work: then claims found at the start are left over from a crash.
+    #[arg(skip)]
+    pub sole_process: bool,
 }
 
 /// What a request may ask for.

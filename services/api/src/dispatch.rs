@@ -105,13 +105,21 @@ pub async fn release(state: &AppState, request: &ReleaseRequest) -> Result<(), E
 /// Settles claims whose pollers have not been heard of for a full lease, until the process stops.
 ///
 /// A lease says something only if its holder could have renewed it: nothing lapses before this replica has itself
-/// been connected to NATS and the database for one full lease.
+/// been connected to NATS and the database for one full lease. A `sole_process` knows that whoever held a claim when
+/// it started is gone.
 pub async fn reap(
     db: Db,
     client: Client,
     publisher: Publisher,
+    sole_process: bool,
     stopping: CancellationToken,
 ) -> anyhow::Result<()> {
+    if sole_process {
+        let mut transaction = db.begin().await?;
+        claims::end_all(&mut transaction).await?;
+        transaction.commit().await?;
+        reap_once(&db, &publisher).await?;
+    }
     let mut ticks = interval(REAP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connected_since = Instant::now();

@@ -11,6 +11,7 @@ mod config;
 mod db;
 mod dispatch;
 mod error;
+mod fresh;
 mod images;
 mod outbox;
 mod progress;
@@ -34,7 +35,6 @@ use tokio::net::TcpListener;
 
 pub use crate::config::{ApiConfig, Config, Limits};
 use crate::db::Db;
-pub use crate::routes::not_found;
 use crate::state::AppState;
 
 /// Starts the api's tasks, and returns what it serves.
@@ -57,10 +57,14 @@ pub async fn build(
         progress: progress::ProgressMap::default(),
         backends: backends::Backends::default(),
         limits: Arc::new(config.limits.clone()),
+        jetstream: jetstream.clone(),
+        allow_origins: config.origins.allow_origins.clone().into(),
     };
     let stopping = supervisor.stopping();
     supervisor.spawn("outbox", publisher.clone().sweep());
-    supervisor.spawn("reaper", dispatch::reap(db.clone(), client.clone(), publisher, stopping.clone()));
+    let sole_process = config.sole_process;
+    let reaper = dispatch::reap(db.clone(), client.clone(), publisher, sole_process, stopping.clone());
+    supervisor.spawn("reaper", reaper);
     supervisor.spawn("projector", projector::run(db.clone(), client.clone(), jetstream, stopping.clone()));
     supervisor.spawn("progress", progress::follow(client.clone(), state.progress.clone(), stopping.clone()));
     supervisor.spawn("backends", backends::follow(client.clone(), state.backends.clone(), stopping.clone()));
@@ -81,7 +85,7 @@ pub async fn start(
     nats::prepare(&client).await.context("NATS is not ready for Stepcast")?;
     let (router, ready) = build(&config.api, client, supervisor).await?;
     let router =
-        router.merge(health::router(ReadyCheck::merge(&[ready]), Some(metrics))).fallback(routes::not_found);
+        router.merge(health::router(ReadyCheck::merge(&[ready]), Some(metrics))).fallback(server::not_found);
     let address = server::serve(router, listener, supervisor)?;
     tracing::info!(%address, "api is listening");
     Ok(())

@@ -8,7 +8,6 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{self, AckKind, Message};
 use futures_util::StreamExt as _;
 use stepcast_shared::events::AUTHOR_HEADER;
-use stepcast_shared::ids::Pool;
 use stepcast_shared::messages::{Envelope, JobMessage};
 use stepcast_shared::subjects;
 use tokio_util::sync::CancellationToken;
@@ -104,9 +103,11 @@ impl Projector {
             error!(error = %cause, "events not applied");
             return Ok(());
         }
-        for pool in pools_with_work(&events) {
-            // Best effort: an idle backend asks by itself about once a second.
-            let _ = self.client.publish(subjects::wake(&pool), "".into()).await;
+        for event in &events {
+            // One for each job: every wake reaches one idle backend. Best effort, as those ask by themselves too.
+            if let JobMessage::Queued(queued) = &event.decoded {
+                let _ = self.client.publish(subjects::wake(&queued.pool), "".into()).await;
+            }
         }
         metrics::counter!("stepcast_events_projected_total").increment(events.len() as u64);
         Ok(())
@@ -167,17 +168,4 @@ fn read(message: Message) -> Result<Readable, Box<Message>> {
 fn agrees(message: &Message, decoded: &JobMessage) -> bool {
     subjects::parse_job(&message.subject)
         .is_some_and(|subject| subject.job_id == decoded.job_id() && subject.kind == decoded.kind())
-}
-
-fn pools_with_work(events: &[Readable]) -> Vec<Pool> {
-    let mut pools: Vec<Pool> = events
-        .iter()
-        .filter_map(|event| match &event.decoded {
-            JobMessage::Queued(queued) => Some(queued.pool.clone()),
-            _ => None,
-        })
-        .collect();
-    pools.sort();
-    pools.dedup();
-    pools
 }

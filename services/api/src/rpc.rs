@@ -24,6 +24,7 @@ use crate::cancel;
 use crate::db::jobs;
 use crate::dispatch;
 use crate::error::Error;
+use crate::fresh;
 use crate::state::AppState;
 use crate::view;
 
@@ -32,7 +33,7 @@ const CONCURRENCY: usize = 64;
 /// Most jobs of one `active` answer.
 const MAX_ACTIVE: u32 = 1_000;
 /// Most jobs of one `last`, `cancel` or `submit`.
-const MAX_JOBS: usize = 500;
+const MAX_JOBS: usize = 1_000;
 /// Longest time to answer, after which the asker has given up.
 const LONGEST: Duration = Duration::from_secs(10);
 
@@ -146,8 +147,7 @@ async fn submit(state: &AppState, request: SubmitRequest) -> Result<SubmitAnswer
 }
 
 async fn get(state: &AppState, request: &GetRequest) -> Result<view::Job, Error> {
-    let row = jobs::find(state.db.read(), &request.owner, request.job_id).await?;
-    let row = row.ok_or_else(|| Error::JobNotFound(request.job_id.to_string()))?;
+    let row = fresh::job(state, &request.owner, request.job_id).await?;
     view::job(state, &row).await
 }
 

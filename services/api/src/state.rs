@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_nats::Client;
+use async_nats::jetstream;
 use object_store::ObjectStore;
 
 use crate::backends::Backends;
@@ -16,9 +17,11 @@ use crate::progress::ProgressMap;
 pub struct AppState {
     pub db: Db,
     pub nats: Client,
+    pub jetstream: jetstream::Context,
     pub images: Arc<dyn ObjectStore>,
     pub publisher: Publisher,
     pub progress: ProgressMap,
     pub backends: Backends,
     pub limits: Arc<Limits>,
+    pub allow_origins: Arc<[String]>,
 }

@@ -1,5 +1,7 @@
 //! The job object, as HTTP clients and `rpc.get` read it: the row, the live progress, and where it waits.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stepcast_shared::ids::JobId;
@@ -115,14 +117,30 @@ pub struct FailedAttempt {
 
 /// Makes the object of a row.
 pub async fn job(state: &AppState, row: &JobRow) -> Result<Job, Error> {
+    let position = match row.status() {
+        Status::Pending => Some(jobs::position(state.db.read(), row).await?),
+        _ => None,
+    };
+    assemble(state, row, position).await
+}
+
+/// Makes the objects of many rows.
+pub async fn jobs(state: &AppState, rows: &[JobRow]) -> Result<Vec<Job>, Error> {
+    let waiting = rows.iter().any(|row| row.status() == Status::Pending);
+    let positions = if waiting { jobs::positions(state.db.read()).await? } else { HashMap::new() };
+    let mut jobs = Vec::with_capacity(rows.len());
+    for row in rows {
+        let position = positions.get(&row.id).copied().filter(|_| row.status() == Status::Pending);
+        jobs.push(assemble(state, row, position).await?);
+    }
+    Ok(jobs)
+}
+
+async fn assemble(state: &AppState, row: &JobRow, position: Option<i64>) -> Result<Job, Error> {
     let (job_id, status) = (row.job_id(), row.status());
     let result: Option<Complete> = row.result.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let live = match status {
         Status::Running => state.progress.get(job_id, u32::try_from(row.attempt).unwrap_or(0)),
-        _ => None,
-    };
-    let position = match status {
-        Status::Pending => Some(jobs::position(state.db.read(), row).await?),
         _ => None,
     };
     let error = match result.as_ref().and_then(|result| result.error.clone()) {

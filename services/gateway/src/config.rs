@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stepcast_shared::config::{ListenConfig, NatsConfig, TelemetryConfig};
+use stepcast_shared::config::{ListenConfig, NatsConfig, OriginConfig, TelemetryConfig};
 
 /// Everything that the gateway reads when it runs by itself.
 #[derive(Clone, Debug, clap::Parser)]
@@ -25,14 +25,9 @@ pub struct Config {
 /// The gateway's own section, also read by a process that runs it beside other services.
 #[derive(Clone, Debug, clap::Args)]
 pub struct GatewayConfig {
-    /// Origins of pages on other hosts that may connect, such as `https://example.org`; separated by commas.
-    #[arg(
-        id = "gateway_allow_origins",
-        long = "allow-origin",
-        env = "STEPCAST_GATEWAY_ALLOW_ORIGINS",
-        value_delimiter = ','
-    )]
-    pub allow_origins: Vec<String>,
+    /// Which pages may connect.
+    #[command(flatten)]
+    pub origins: OriginConfig,
     /// How much a client may ask for, and how long the gateway waits.
     #[command(flatten)]
     pub limits: Limits,

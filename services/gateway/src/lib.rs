@@ -73,7 +73,8 @@ pub async fn start(
     let client = nats::connect("gateway", &config.nats).await?;
     nats::prepare(&client).await?;
     let (router, ready) = build(&config.gateway, client, supervisor).await?;
-    let router = router.merge(health::router(ReadyCheck::merge(&[ready]), Some(metrics)));
+    let router =
+        router.merge(health::router(ReadyCheck::merge(&[ready]), Some(metrics))).fallback(server::not_found);
     let address = server::serve(router, listener, supervisor)?;
     info!(%address, "the gateway serves");
     Ok(())
@@ -102,7 +103,7 @@ pub async fn build(
     };
     let gateway = Arc::new(Gateway {
         limits,
-        allow_origins: config.allow_origins.clone(),
+        allow_origins: config.origins.allow_origins.clone(),
         client,
         hub,
         reader,

@@ -161,9 +161,7 @@ fn message(mut fields: Map<String, Value>) -> Parsed<ClientMessage> {
             Jobs::Ids(ids) if !ids.is_empty() => Ok(ClientMessage::Cancel(ids)),
             _ => invalid("`job_ids` must name the jobs to cancel"),
         },
-        "retry" => invalid(
-            "`retry` is not available yet: submit the job again, or use POST /generation/jobs/{id}/retry",
-        ),
+        "retry" => invalid("`retry` is not available yet: submit the job again"),
         other => Err((
             Code::UnknownType,
             format!(

@@ -7,9 +7,9 @@ use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::http::HeaderMap;
-use axum::http::header::{HOST, ORIGIN};
-use axum::http::uri::Authority;
+use axum::http::header::ORIGIN;
 use axum::response::{IntoResponse as _, Response};
+use stepcast_shared::origin;
 use stepcast_shared::problem::Problem;
 use tracing::info;
 
@@ -32,7 +32,7 @@ pub async fn upgrade(
     if gateway.stopping.is_cancelled() {
         return Problem::new(503, "stopping", "The server restarts").retry_after(1).into_response();
     }
-    if !origin_allowed(&headers, &gateway.allow_origins) {
+    if !origin::is_allowed(&headers, &gateway.allow_origins) {
         info!(origin = ?headers.get(ORIGIN), "refused a page of another origin");
         return Problem::new(403, "origin-not-allowed", "This page may not connect")
             .detail("the page comes from another origin; its address can be allowed with --allow-origin")
@@ -69,78 +69,5 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Browsers send the origin of the page that asks, and send our cookies and reach our loopback from any page. So a
-/// page of another origin is refused unless it was allowed; programs send no origin and are not concerned.
-fn origin_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
-    let Some(origin) = headers.get(ORIGIN) else { return true };
-    let Ok(origin) = origin.to_str() else { return false };
-    if allowed.iter().any(|it| it == "*" || it.trim_end_matches('/').eq_ignore_ascii_case(origin)) {
-        return true;
-    }
-    let Some((scheme, origin)) = origin.split_once("://") else { return false };
-    let default_port = match scheme {
-        "http" => 80,
-        "https" => 443,
-        _ => return false,
-    };
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let address = |text: &str| {
-        let authority: Authority = text.parse().ok()?;
-        Some((one_name(authority.host()), authority.port_u16().unwrap_or(default_port)))
-    };
-    address(origin).is_some_and(|origin| host.and_then(address) == Some(origin))
-}
-
-/// The names of this machine count as one.
-fn one_name(host: &str) -> String {
-    match host.to_ascii_lowercase().as_str() {
-        "localhost" | "127.0.0.1" | "[::1]" => "localhost".to_owned(),
-        other => other.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn allowed(origin: Option<&str>, host: &str, list: &[&str]) -> bool {
-        let mut headers = HeaderMap::new();
-        headers.insert(HOST, host.parse().unwrap());
-        if let Some(origin) = origin {
-            headers.insert(ORIGIN, origin.parse().unwrap());
-        }
-        let list: Vec<String> = list.iter().map(|&it| it.to_owned()).collect();
-        origin_allowed(&headers, &list)
-    }
-
-    #[test]
-    fn programs_and_our_own_page_may_connect() {
-        assert!(allowed(None, "example.org", &[]));
-        assert!(allowed(Some("http://example.org:8000"), "example.org:8000", &[]));
-        assert!(allowed(Some("https://Example.org"), "example.org", &[]));
-        assert!(allowed(Some("https://example.org"), "example.org:443", &[]));
-        for (page, host) in [("localhost", "127.0.0.1"), ("127.0.0.1", "localhost"), ("[::1]", "localhost")] {
-            assert!(allowed(Some(&format!("http://{page}:8000")), &format!("{host}:8000"), &[]));
-        }
-    }
-
-    #[test]
-    fn pages_of_other_origins_may_not_unless_listed() {
-        for origin in [
-            "http://evil.example",
-            "http://localhost:3000",
-            "http://example.org.evil.example:8000",
-            "null",
-            "file://",
-            "nonsense",
-        ] {
-            assert!(!allowed(Some(origin), "localhost:8000", &["https://good.example"]), "{origin}");
-        }
-        assert!(allowed(Some("https://good.example"), "localhost:8000", &["https://good.example/"]));
-        assert!(allowed(Some("null"), "localhost:8000", &["null"]));
-        assert!(allowed(Some("http://any.example"), "localhost:8000", &["*"]));
     }
 }

@@ -93,7 +93,7 @@ pub async fn start(
     let client = nats::connect("poller", &config.nats).await?;
     nats::prepare(&client).await.context("NATS is not ready for Stepcast")?;
     let ready = build(&config.poller, client, supervisor).await?;
-    let router = health::router(ReadyCheck::merge(&[ready]), Some(metrics));
+    let router = health::router(ReadyCheck::merge(&[ready]), Some(metrics)).fallback(server::not_found);
     let address = server::serve(router, listener, supervisor)?;
     tracing::info!(%address, "poller is running");
     Ok(())

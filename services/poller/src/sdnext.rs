@@ -14,7 +14,7 @@ use crate::config::BackendSpec;
 use crate::sample::Sample;
 use crate::verifier::{Answer, TransportKind};
 
-/// Below the 5 s after which the server closes an idle connection (`docs`: recorded keep-alive).
+/// Below the 5 s after which the server closes an idle connection.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);

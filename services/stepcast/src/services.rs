@@ -10,8 +10,8 @@ use stepcast_api::ApiConfig;
 use stepcast_gateway::GatewayConfig;
 use stepcast_poller::{BackendSpec, PollerConfig};
 use stepcast_shared::health::{self, ReadyCheck};
-use stepcast_shared::nats;
 use stepcast_shared::shutdown::Supervisor;
+use stepcast_shared::{nats, server};
 use url::Url;
 
 /// What `up` decides for the services; the rest they read from their own variables.
@@ -39,7 +39,9 @@ pub async fn build(
     let api = ApiConfig {
         database_url: settings.database_url.clone(),
         images_url: settings.images_url.clone(),
+        origins: section("api", &[])?,
         limits: section("api", &[])?,
+        sole_process: settings.embedded_nats,
     };
     let gateway: GatewayConfig = section("gateway", &[])?;
     let images_url = format!("--images-url={}", settings.images_url);
@@ -62,7 +64,7 @@ pub async fn build(
     Ok(api_routes
         .merge(gateway_routes)
         .merge(health::router(check, Some(metrics)))
-        .fallback(stepcast_api::not_found))
+        .fallback(server::not_found))
 }
 
 /// A service's section with its defaults and variables, as if the service ran by itself with these arguments.

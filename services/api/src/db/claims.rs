@@ -172,6 +172,16 @@ pub async fn lapsed(
     .await
 }
 
+/// Ends the lease of every claim.
+pub async fn end_all(connection: &mut AnyConnection) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE jobs SET lease_until = 0 WHERE claim_token IS NOT NULL AND status IN ('pending', 'running')",
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Frees a job that was claimed and never started.
 pub async fn clear(connection: &mut AnyConnection, id: JobId) -> sqlx::Result<()> {
     sqlx::query(

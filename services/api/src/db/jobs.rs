@@ -1,7 +1,9 @@
 //! Rows of jobs: written on accept, read by everybody.
 
+use std::collections::HashMap;
+
 use sqlx::{Any, AnyConnection, AnyExecutor, AnyPool, Row as _};
-use stepcast_shared::ids::{BackendId, BatchId, JobId, Owner};
+use stepcast_shared::ids::{BackendId, BatchId, JobId, Owner, Pool};
 use stepcast_shared::job::{JobRequest, Priority};
 use stepcast_shared::messages::Status;
 
@@ -113,6 +115,22 @@ pub async fn count_pending<'c>(executor: impl AnyExecutor<'c>) -> sqlx::Result<i
         .try_get("waiting")
 }
 
+/// Number of waiting jobs that are served before a new one of this pool and priority.
+pub async fn ahead_of_new<'c>(
+    executor: impl AnyExecutor<'c>,
+    pool: &Pool,
+    priority: Priority,
+) -> sqlx::Result<i64> {
+    sqlx::query(
+        "SELECT COUNT(*) AS ahead FROM jobs WHERE status = 'pending' AND pool = $1 AND priority >= $2",
+    )
+    .bind(pool.as_str())
+    .bind(rank(priority))
+    .fetch_one(executor)
+    .await?
+    .try_get("ahead")
+}
+
 /// Number of waiting jobs that are served before this one, itself included.
 pub async fn position(pool: &AnyPool, job: &JobRow) -> sqlx::Result<i64> {
     sqlx::query(
@@ -125,6 +143,17 @@ pub async fn position(pool: &AnyPool, job: &JobRow) -> sqlx::Result<i64> {
     .fetch_one(pool)
     .await?
     .try_get("ahead")
+}
+
+/// The place of every waiting job of a pool among its like, by id: one statement for a whole list.
+pub async fn positions(pool: &AnyPool) -> sqlx::Result<HashMap<String, i64>> {
+    let rows = sqlx::query(
+        "SELECT id, ROW_NUMBER() OVER (PARTITION BY pool ORDER BY priority DESC, id) AS place \
+         FROM jobs WHERE status = 'pending'",
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("place")?))).collect()
 }
 
 /// One job of an owner.

@@ -12,8 +12,8 @@ use stepcast_shared::messages::{Complete, Output};
 use stepcast_shared::problem::Problem;
 
 use super::extract::{Caller, ImagePath};
-use super::jobs;
 use crate::error::Error;
+use crate::fresh;
 use crate::state::AppState;
 
 /// An image never changes under its address.
@@ -33,7 +33,7 @@ pub(super) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let ImagePath(job_id, index) = path;
-    let row = jobs::find(&state, &caller.0, job_id).await?;
+    let row = fresh::job(&state, &caller.0, job_id).await?;
     let result: Option<Complete> = row.result.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let output = result.and_then(|result| result.outputs.into_iter().nth(index));
     let output = output.ok_or(Error::ImageNotFound(job_id, index))?;

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use futures_util::TryStreamExt as _;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde::{Deserialize, Serialize};
-use stepcast_shared::ids::{JobId, Owner};
+use stepcast_shared::ids::JobId;
 use stepcast_shared::messages::Status;
 use stepcast_shared::problem::Problem;
 use stepcast_shared::rpc::CancelOutcome;
@@ -16,6 +16,7 @@ use super::extract::{Caller, JobPath, Params, parse};
 use crate::cancel as cancelling;
 use crate::db::jobs::{self, Filter, JobRow};
 use crate::error::Error;
+use crate::fresh;
 use crate::state::AppState;
 use crate::view::{self, Job};
 
@@ -79,7 +80,7 @@ pub(super) async fn list(
     let has_next = rows.len() > filter.limit as usize;
     rows.truncate(filter.limit as usize);
     let next_cursor = rows.last().filter(|_| has_next).map(JobRow::job_id);
-    Ok(Json(JobPage { jobs: views(&state, &rows).await?, next_cursor }))
+    Ok(Json(JobPage { jobs: view::jobs(&state, &rows).await?, next_cursor }))
 }
 
 fn filter(params: ListParams) -> Result<Filter, Error> {
@@ -98,28 +99,20 @@ fn filter(params: ListParams) -> Result<Filter, Error> {
     })
 }
 
-async fn views(state: &AppState, rows: &[JobRow]) -> Result<Vec<Job>, Error> {
-    let mut jobs = Vec::with_capacity(rows.len());
-    for row in rows {
-        jobs.push(view::job(state, row).await?);
-    }
-    Ok(jobs)
-}
-
 /// List waiting and running jobs
 ///
 /// Running first, then in the order in which they wait.
 #[utoipa::path(get, path = "/generation/jobs/active", tag = "jobs", responses((status = 200, body = JobList)))]
 pub(super) async fn active(state: State<AppState>, caller: Caller) -> Result<Json<JobList>, Error> {
     let rows = jobs::active(state.db.read(), &caller.0, MAX_ACTIVE).await?;
-    Ok(Json(JobList { jobs: views(&state, &rows).await? }))
+    Ok(Json(JobList { jobs: view::jobs(&state, &rows).await? }))
 }
 
 /// Get a job
 #[utoipa::path(get, path = "/generation/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
     responses((status = 200, body = Job), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn get(state: State<AppState>, caller: Caller, path: JobPath) -> Result<Json<Job>, Error> {
-    let row = find(&state, &caller.0, path.0).await?;
+    let row = fresh::job(&state, &caller.0, path.0).await?;
     Ok(Json(view::job(&state, &row).await?))
 }
 
@@ -157,14 +150,14 @@ pub(super) async fn delete(
     caller: Caller,
     path: JobPath,
 ) -> Result<StatusCode, Error> {
-    let row = find(&state, &caller.0, path.0).await?;
+    let row = fresh::job(&state, &caller.0, path.0).await?;
     if !row.status().is_terminal() {
         return Err(Error::WrongState(row.status()));
     }
     let mut transaction = state.db.begin().await?;
     jobs::delete_terminal(&mut transaction, &caller.0, path.0).await?;
     transaction.commit().await?;
-    // The row decides; images that stay behind are swept as unreferenced.
+    // The row decides: images that stay behind can no longer be reached, and cost only their space.
     if let Err(error) = delete_images(&*state.images, path.0).await {
         warn!(job_id = %path.0, error = %error, "images of a deleted job left behind");
     }
@@ -178,8 +171,4 @@ async fn delete_images(store: &dyn ObjectStore, job_id: JobId) -> object_store::
         store.delete(&image.location).await?;
     }
     Ok(())
-}
-
-pub(super) async fn find(state: &AppState, owner: &Owner, job_id: JobId) -> Result<JobRow, Error> {
-    jobs::find(state.db.read(), owner, job_id).await?.ok_or_else(|| Error::JobNotFound(job_id.to_string()))
 }

@@ -4,6 +4,7 @@ mod backends;
 mod docs;
 mod extract;
 mod generate;
+mod guard;
 mod images;
 mod inputs;
 mod jobs;
@@ -22,6 +23,8 @@ use crate::state::AppState;
 
 /// Everything that api serves.
 pub fn router(state: AppState) -> Router {
+    let allowed = state.allow_origins.clone();
+    let cors = guard::cors(&allowed);
     let (router, document) = OpenApiRouter::with_openapi(docs::document())
         .routes(routes!(generate::queue))
         .routes(routes!(generate::generate))
@@ -39,14 +42,11 @@ pub fn router(state: AppState) -> Router {
         .merge(docs::router(document))
         .merge(page::router())
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(allowed, guard::own_pages_only))
+        .layer(cors)
         .layer(CompressionLayer::new())
         .layer(CatchPanicLayer::custom(panicked))
         .layer(TraceLayer::new_for_http())
-}
-
-/// What any process answers to a path that nothing serves.
-pub async fn not_found(uri: axum::http::Uri) -> Problem {
-    Problem::new(404, "not-found", "Not found").detail(format!("Nothing is served at {}.", uri.path()))
 }
 
 async fn method_not_allowed(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
