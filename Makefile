@@ -23,7 +23,7 @@ test: tools-cargo tools-nats tools-python tools-browser ## Format, lint, build a
 
 bench: tools-cargo tools-nats ## Measure; prints ratios and figures of one run
 	cargo build --release --locked --bins
-	cargo run --release --locked -p stepcast-tests --bin stepcast-bench -- $(ARGS)
+	target/release/stepcast-bench $(ARGS)
 
 soak: tools-cargo tools-nats tools-python ## The long versions of tests that have one
 	STEPCAST_SOAK=1 ./.ci/check

@@ -90,6 +90,8 @@ fn api_command(nats: &NatsServer, folder: &TempDir) -> Command {
 fn poller_command(nats: &NatsServer, folder: &TempDir, backends: &str) -> Command {
     let mut command = service("stepcast-poller", nats);
     command.env("STEPCAST_SDNEXT", backends).env("STEPCAST_IMAGES_URL", images_url(folder));
+    // Simulated servers have no limit unless a test gives them one.
+    command.env("STEPCAST_POSTS_PER_MINUTE", "0");
     command
 }
 
