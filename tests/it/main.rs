@@ -1,8 +1,10 @@
 //! Scenarios over the whole system: what a person or another service would see, and what must hold behind it.
 
 mod cancel;
+mod events;
 mod failures;
 mod http;
 mod people;
+mod shutdown;
 mod twelve_jobs;
 mod websocket;

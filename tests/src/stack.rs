@@ -60,6 +60,13 @@ impl Stack {
         Ok(())
     }
 
+    /// Starts the api again, on a new port, after it was stopped or killed.
+    pub async fn restart_api(&mut self) -> anyhow::Result<()> {
+        self.api = Process::start("api", &mut api_command(&self.nats, &self.folder))?;
+        self.api_address = self.api.address().await?;
+        Ok(())
+    }
+
     async fn wait_for_backends(&self) {
         let count = self.backends.split(',').filter(|backend| !backend.is_empty()).count();
         until("every backend is spoken of", async || {

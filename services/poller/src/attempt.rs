@@ -12,17 +12,18 @@ use stepcast_shared::rpc::{self, Claim, HeldClaim, ReleaseRequest};
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument as _, error, info, info_span, warn};
 
-use crate::backend::Shared;
 use crate::body::{self, Render};
+use crate::context::Shared;
 use crate::lease::Lease;
 use crate::memory::Memory;
 use crate::outcome::{self, Outcome};
 use crate::pace::Pace;
 use crate::sample::Sample;
 use crate::sdnext::{LogEnd, SdNext};
+use crate::stop::Stop;
 use crate::tracker::Tracker;
 use crate::verifier::{Answer, Evidence, Expected, Verdict, verify};
-use crate::watch::{Stop, Watch};
+use crate::watch::Watch;
 
 /// How long a start may take to be recorded before the claim is given back; well within the claim's lease.
 const START_PATIENCE: Duration = Duration::from_secs(20);

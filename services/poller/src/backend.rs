@@ -1,26 +1,21 @@
 //! One backend: held by lease, looked at, and given one job at a time.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::{self, kv};
-use async_nats::{Client, Subscriber};
+use async_nats::Subscriber;
 use futures_util::StreamExt as _;
 use futures_util::stream::SelectAll;
-use object_store::ObjectStore;
-use stepcast_shared::health::ReadyCheck;
 use stepcast_shared::ids::JobId;
 use stepcast_shared::messages::{BackendCondition, BackendState, Timestamp};
 use stepcast_shared::rpc::{self, Claim, ClaimRequest};
 use stepcast_shared::subjects;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::attempt::Attempt;
-use crate::config::{BackendSpec, PollerConfig};
+use crate::config::BackendSpec;
+use crate::context::Shared;
 use crate::lease::Lease;
 use crate::memory::Memory;
 use crate::pace::Pace;
@@ -38,22 +33,6 @@ const STARTING: Duration = Duration::from_mins(1);
 const FROZEN: Duration = Duration::from_mins(2);
 /// Longest wait for an answer to a claim.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// What all backends of a poller share.
-#[derive(Clone)]
-pub struct Shared {
-    pub client: Client,
-    pub jetstream: jetstream::Context,
-    pub leases: kv::Store,
-    pub inflight: kv::Store,
-    pub images: Arc<dyn ObjectStore>,
-    pub config: Arc<PollerConfig>,
-    /// Names this process, and this life of it.
-    pub poller: String,
-    pub stopping: CancellationToken,
-    pub tasks: TaskTracker,
-    pub ready: ReadyCheck,
-}
 
 /// One backend of a poller.
 pub struct Backend {

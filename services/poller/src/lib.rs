@@ -9,6 +9,7 @@ mod attempt;
 mod backend;
 mod body;
 mod config;
+mod context;
 mod lease;
 mod memory;
 mod outcome;
@@ -17,6 +18,7 @@ pub mod plan;
 mod report;
 pub mod sample;
 mod sdnext;
+mod stop;
 mod store;
 pub mod tracker;
 pub mod verifier;
@@ -35,8 +37,9 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::backend::{Backend, Shared};
+use crate::backend::Backend;
 pub use crate::config::{BackendSpec, Config, PollerConfig};
+use crate::context::Shared;
 
 /// Starts one loop per server as tasks of `supervisor`.
 ///

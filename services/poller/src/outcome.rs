@@ -13,9 +13,9 @@ use stepcast_shared::rpc::Claim;
 use tokio::time::sleep;
 use tracing::warn;
 
+use crate::stop::Stop;
 use crate::store::store_images;
 use crate::verifier::{Failure, Image, Verdict};
-use crate::watch::Stop;
 
 /// Tries to store images before the attempt counts as failed; with doubling pauses these outlast a restart.
 const STORE_TRIES: u32 = 6;

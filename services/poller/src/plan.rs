@@ -5,8 +5,6 @@
 
 use serde_json::Value;
 
-use crate::verifier::Expected;
-
 /// Width and height that the server uses for 0, as recorded.
 const DEFAULT_EDGE: u32 = 1024;
 /// Passes beyond this are not laid out one by one; a request like that is over every sensible limit.
@@ -101,6 +99,17 @@ pub struct Plan {
     pub detailer: bool,
     /// What happens to the checkpoint.
     pub model: ModelChange,
+}
+
+/// What an answer must hold to count as a success.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Expected {
+    /// Images, grids not counted.
+    pub images: usize,
+    /// Sizes that count as right; empty if any does.
+    pub sizes: Vec<Size>,
+    /// False where the request says `send_images: false`: then no image is fine.
+    pub images_sent: bool,
 }
 
 /// One sampling pass over one batch.

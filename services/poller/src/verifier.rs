@@ -17,18 +17,7 @@ use stepcast_shared::messages::ErrorCode;
 
 pub use self::image::Image;
 use self::{answer::Body, image::Found};
-use crate::plan::Size;
-
-/// What an answer must hold to count as a success.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Expected {
-    /// Images, grids not counted.
-    pub images: usize,
-    /// Sizes that count as right; empty if any does.
-    pub sizes: Vec<Size>,
-    /// False where the request says `send_images: false`: then no image is fine.
-    pub images_sent: bool,
-}
+pub use crate::plan::Expected;
 
 /// How a POST ended.
 #[derive(Clone, Debug, PartialEq)]

@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
-use crate::backend::Shared;
+use crate::context::Shared;
 use crate::sample::Sample;
 use crate::sdnext::{SdNext, Unusable};
+use crate::stop::Stop;
 use crate::tracker::{Progress, Tracker};
 
 /// How often a claim is renewed.
@@ -28,17 +29,6 @@ const REPEAT_EVERY: Duration = Duration::from_millis(900);
 const LET_FINISH: Duration = Duration::from_secs(5);
 /// How long polls pause after the server's limiter refused one.
 const LIMITER_PAUSE: Duration = Duration::from_secs(2);
-
-/// Why a render is to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stop {
-    /// The process stops.
-    Shutdown,
-    /// Its job is cancelled.
-    Cancelled,
-    /// Its claim is somebody else's.
-    Lost,
-}
 
 /// Watches one render.
 pub struct Watch<'a> {
