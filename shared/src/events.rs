@@ -88,8 +88,22 @@ pub async fn record(context: &jetstream::Context, event: &LifecycleEvent) -> Res
     if event.payload.len() > MAX_EVENT_BYTES {
         return Err(RecordError::TooLarge(event.payload.len()));
     }
+    match publish(context, event, event.expected_last).await {
+        // The job's events have left the stream: by age, or with the broker's data. Then ours is the first again; the
+        // stream still decides, since this one too is refused if it holds any.
+        Err(RecordError::Fenced(None)) if event.expected_last > 0 => publish(context, event, 0).await,
+        outcome => outcome,
+    }
+}
+
+async fn publish(
+    context: &jetstream::Context,
+    event: &LifecycleEvent,
+    expected_last: u64,
+) -> Result<u64, RecordError> {
     let subject = subjects::event(&event.owner, event.job_id, event.kind);
-    let publish = PublishMessage::build().headers(headers(event)).payload(event.payload.clone());
+    let publish =
+        PublishMessage::build().headers(headers(event, expected_last)).payload(event.payload.clone());
     let ack = match context.send_publish(subject, publish).await {
         Ok(ack) => ack.await,
         Err(error) => Err(error),
@@ -104,11 +118,11 @@ pub async fn record(context: &jetstream::Context, event: &LifecycleEvent) -> Res
     }
 }
 
-fn headers(event: &LifecycleEvent) -> HeaderMap {
+fn headers(event: &LifecycleEvent, expected_last: u64) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let LifecycleEvent { owner, job_id, kind, seq, .. } = event;
     headers.insert("Nats-Msg-Id", format!("{job_id}:{}:{kind}", seq.attempt).as_str());
-    headers.insert("Nats-Expected-Last-Subject-Sequence", event.expected_last.to_string().as_str());
+    headers.insert("Nats-Expected-Last-Subject-Sequence", expected_last.to_string().as_str());
     headers.insert(
         "Nats-Expected-Last-Subject-Sequence-Subject",
         subjects::events_of_job(owner, *job_id).as_str(),

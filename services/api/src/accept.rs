@@ -155,7 +155,8 @@ async fn store_inputs(
     let places: Vec<String> = places.chain([format!("{pointer}/mask")]).collect();
     for (place, image) in places.iter().zip(request.init_images.iter_mut().chain(request.mask.as_mut())) {
         if let Some(id) = image.strip_prefix(INPUT_PREFIX) {
-            if seen.insert(id.to_owned()) && !inputs::exists(state.db.read(), owner, id).await? {
+            let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if !is_id || (seen.insert(id.to_owned()) && !inputs::exists(state.db.read(), owner, id).await?) {
                 faults.push(FieldError::new(place, format!("there is no input image {id}")));
             }
             continue;

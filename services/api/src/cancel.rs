@@ -38,8 +38,9 @@ pub async fn cancel(state: &AppState, owner: &Owner, job_id: JobId) -> Result<Ca
     transaction.commit().await?;
     match event {
         // While `queued` itself is still on its way, the sweep publishes both in order.
-        Some(event) if event.expected_last > 0 => {
-            state.publisher.publish_promptly(vec![event]).await;
+        Some(event)
+            if event.expected_last > 0 && state.publisher.publish_promptly(vec![event.clone()]).await =>
+        {
             Ok(outcome(job_id, Status::Cancelled, "The job was cancelled before it began."))
         }
         _ => {

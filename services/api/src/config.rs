@@ -65,6 +65,12 @@ pub struct Limits {
     /// Most waiting jobs; more are refused with 429.
     #[arg(long, env = "STEPCAST_MAX_WAITING", default_value_t = 10_000)]
     pub max_waiting: i64,
+    /// Longest time that a job may wait in all before it ends as `deadline`.
+    #[arg(long, env = "STEPCAST_MAX_QUEUE_TIME", default_value = "24h", value_parser = humantime::parse_duration)]
+    pub max_queue_time: Duration,
+    /// Longest time that a job is passed over for others whose checkpoint is loaded.
+    #[arg(long, env = "STEPCAST_MAX_AFFINITY_WAIT", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub max_affinity_wait: Duration,
     /// Longest time that a blocking request may wait.
     #[arg(long, env = "STEPCAST_MAX_WAIT", default_value = "10m", value_parser = humantime::parse_duration)]
     pub max_wait: Duration,

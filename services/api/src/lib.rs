@@ -19,6 +19,7 @@ mod projector;
 mod request;
 mod routes;
 mod rpc;
+mod settle;
 mod state;
 mod view;
 
@@ -35,6 +36,7 @@ use tokio::net::TcpListener;
 
 pub use crate::config::{ApiConfig, Config, Limits};
 use crate::db::Db;
+use crate::settle::Settler;
 use crate::state::AppState;
 
 /// Starts the api's tasks, and returns what it serves.
@@ -58,13 +60,19 @@ pub async fn build(
         backends: backends::Backends::default(),
         limits: Arc::new(config.limits.clone()),
         jetstream: jetstream.clone(),
+        stopping: supervisor.stopping().clone(),
         allow_origins: config.origins.allow_origins.clone().into(),
     };
     let stopping = supervisor.stopping();
     supervisor.spawn("outbox", publisher.clone().sweep());
-    let sole_process = config.sole_process;
-    let reaper = dispatch::reap(db.clone(), client.clone(), publisher, sole_process, stopping.clone());
-    supervisor.spawn("reaper", reaper);
+    let settler = Settler {
+        db: db.clone(),
+        client: client.clone(),
+        publisher,
+        max_wait: config.limits.max_queue_time,
+        sole_process: config.sole_process,
+    };
+    supervisor.spawn("settler", settler.run(stopping.clone()));
     supervisor.spawn("projector", projector::run(db.clone(), client.clone(), jetstream, stopping.clone()));
     supervisor.spawn("progress", progress::follow(client.clone(), state.progress.clone(), stopping.clone()));
     supervisor.spawn("backends", backends::follow(client.clone(), state.backends.clone(), stopping.clone()));

@@ -36,18 +36,20 @@ impl Publisher {
         Self { db, jetstream, supervisor }
     }
 
-    /// Tries to publish for at most 250 ms; what takes longer goes on behind the caller's back.
-    pub async fn publish_promptly(&self, events: Vec<LifecycleEvent>) {
+    /// Tries to publish for at most 250 ms; what takes longer goes on behind the caller's back. True if all of it is
+    /// recorded by then.
+    pub async fn publish_promptly(&self, events: Vec<LifecycleEvent>) -> bool {
         let (done, waiting) = tokio::sync::oneshot::channel();
         let publisher = self.clone();
         self.supervisor.spawn_brief(async move {
+            let mut recorded = true;
             for event in events {
-                publisher.publish(&event).await;
+                recorded &= publisher.publish(&event).await;
             }
             // Nobody listens any more once the 250 ms are over.
-            let _ = done.send(());
+            let _ = done.send(recorded);
         });
-        let _ = timeout(PROMPT, waiting).await;
+        matches!(timeout(PROMPT, waiting).await, Ok(Ok(true)))
     }
 
     /// Publishes one event; what fails stays in the outbox for a later sweep. True once it is recorded.

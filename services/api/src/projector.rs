@@ -22,6 +22,8 @@ const CONSUMER: &str = "api-projector";
 const BATCH: usize = 128;
 /// Pause before an event that could not be applied comes again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long an event that a stopped replica had fetched stays with it.
+const ACK_WAIT: Duration = Duration::from_secs(10);
 /// Deliveries after which an event that cannot be read is put aside. Another replica may be newer and read it.
 const MAX_DELIVERIES: i64 = 5;
 
@@ -68,7 +70,7 @@ impl Projector {
             durable_name: Some(CONSUMER.to_owned()),
             description: Some("Moves the rows of jobs along their events".to_owned()),
             ack_policy: AckPolicy::Explicit,
-            ack_wait: Duration::from_secs(30),
+            ack_wait: ACK_WAIT,
             max_ack_pending: 4 * i64::try_from(BATCH).expect("a small number"),
             ..pull::Config::default()
         };
@@ -82,13 +84,19 @@ impl Projector {
                 batch = batches.next() => batch.context("the event stream ended")?,
             };
             let mut events = Vec::with_capacity(batch.len());
+            let mut broken = None;
             for message in batch {
-                match read(message.context("the event stream broke off")?) {
-                    Ok(event) => events.push(event),
-                    Err(message) => self.put_aside(&message).await?,
+                match message.map(read) {
+                    Ok(Ok(event)) => events.push(event),
+                    Ok(Err(message)) => self.put_aside(&message).await?,
+                    Err(error) => broken = Some(error),
                 }
             }
+            // What was read is applied before the break is looked at: it would come again only after the ack wait.
             self.apply(events).await?;
+            if let Some(error) = broken {
+                return Err(error).context("the event stream broke off");
+            }
         }
     }
 

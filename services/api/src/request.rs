@@ -13,6 +13,8 @@ use crate::config::Limits;
 
 /// Room that an event needs beside the request it repeats.
 const EVENT_OVERHEAD: usize = 16 * 1024;
+/// Deepest nesting of a body.
+const MAX_DEPTH: usize = 64;
 /// Longest mark of a client.
 const MAX_LABEL_CHARS: usize = 128;
 /// Longest name of a sampler or a checkpoint.
@@ -27,6 +29,10 @@ pub fn parse(body: &Value, pointer: &str, limits: &Limits) -> Result<JobRequest,
     let Value::Object(fields) = body else {
         return Err(vec![FieldError::new(pointer, "this must be an object")]);
     };
+    if is_deeper(body, MAX_DEPTH) {
+        // What an envelope wraps once more must still be readable: serde_json stops at 127.
+        return Err(vec![FieldError::new(pointer, format!("this is nested more than {MAX_DEPTH} deep"))]);
+    }
     let mut reader = Reader { fields: fields.clone(), pointer, errors: Vec::new() };
     let request = reader.request(limits);
     reader.refuse_the_rest();
@@ -119,8 +125,8 @@ impl Reader<'_> {
 
     fn name(&mut self, name: &str) -> Option<String> {
         let text = self.string(name)?;
-        if text.is_empty() || text.chars().count() > MAX_NAME_CHARS {
-            self.fault(name, format!("this must have 1 to {MAX_NAME_CHARS} characters"));
+        if is_unfit(&text, MAX_NAME_CHARS) {
+            self.fault(name, format!("this must have 1 to {MAX_NAME_CHARS} visible characters"));
             return None;
         }
         Some(text)
@@ -128,8 +134,8 @@ impl Reader<'_> {
 
     fn label(&mut self) -> Option<String> {
         let text = self.string("label")?;
-        if text.is_empty() || text.chars().count() > MAX_LABEL_CHARS {
-            self.fault("label", format!("this must have 1 to {MAX_LABEL_CHARS} characters"));
+        if is_unfit(&text, MAX_LABEL_CHARS) {
+            self.fault("label", format!("this must have 1 to {MAX_LABEL_CHARS} visible characters"));
             return None;
         }
         Some(text)
@@ -306,6 +312,19 @@ const OWN_FIELDS: &[&str] = &[
     "sd_model_checkpoint",
     "send_images",
 ];
+
+fn is_deeper(value: &Value, depth: usize) -> bool {
+    match value {
+        Value::Array(items) => depth == 0 || items.iter().any(|item| is_deeper(item, depth - 1)),
+        Value::Object(fields) => depth == 0 || fields.values().any(|field| is_deeper(field, depth - 1)),
+        _ => false,
+    }
+}
+
+/// Whether a text is no name: empty, too long, or with characters that neither a page nor PostgreSQL can show.
+fn is_unfit(text: &str, longest: usize) -> bool {
+    text.is_empty() || text.chars().count() > longest || text.chars().any(char::is_control)
+}
 
 /// A name as a token of a JSON pointer (RFC 6901, section 3).
 fn escape(name: &str) -> String {

@@ -17,6 +17,7 @@ use stepcast_shared::rpc::{
 };
 use stepcast_shared::shutdown::Supervisor;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::accept::{self, Submission};
@@ -34,6 +35,8 @@ const CONCURRENCY: usize = 64;
 const MAX_ACTIVE: u32 = 1_000;
 /// Most jobs of one `last`, `cancel` or `submit`.
 const MAX_JOBS: usize = 1_000;
+/// Longest time to answer a claim: the poller waits a second more.
+const LONGEST_CLAIM: Duration = Duration::from_secs(2);
 /// Longest time to answer, after which the asker has given up.
 const LONGEST: Duration = Duration::from_secs(10);
 
@@ -65,7 +68,7 @@ pub async fn serve(state: AppState, supervisor: Supervisor) -> anyhow::Result<()
         };
         let state = state.clone();
         supervisor.spawn_brief(async move {
-            if tokio::time::timeout(LONGEST, answer(&state, name, &request)).await.is_err() {
+            if timeout(LONGEST, answer(&state, name, &request)).await.is_err() {
                 warn!(name, "request not answered in time");
             }
             drop(permit);
@@ -78,7 +81,12 @@ async fn answer(state: &AppState, name: &'static str, request: &Request) {
     let payload = &request.message.payload;
     let result = match name {
         rpc::CLAIM => {
-            let claim = async |q: ClaimRequest| dispatch::claim(state, &q).await.map_err(|e| e.problem());
+            // A claim that is answered too late is a job that nobody renders for a lease, so it is rolled back.
+            let claim = async |q: ClaimRequest| match timeout(LONGEST_CLAIM, dispatch::claim(state, &q)).await
+            {
+                Ok(claimed) => claimed.map_err(|error| error.problem()),
+                Err(_) => Err(Problem::new(503, "database-unavailable", "The database is slow")),
+            };
             with(payload, claim).await
         }
         rpc::RENEW => with(payload, async |q: RenewRequest| tell(dispatch::renew(state, &q).await)).await,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_nats::Client;
 use async_nats::jetstream;
 use object_store::ObjectStore;
+use tokio_util::sync::CancellationToken;
 
 use crate::backends::Backends;
 use crate::config::Limits;
@@ -23,5 +24,6 @@ pub struct AppState {
     pub progress: ProgressMap,
     pub backends: Backends,
     pub limits: Arc<Limits>,
+    pub stopping: CancellationToken,
     pub allow_origins: Arc<[String]>,
 }

@@ -1,6 +1,6 @@
 //! The job object, as HTTP clients and `rpc.get` read it: the row, the live progress, and where it waits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,6 +10,7 @@ use stepcast_shared::messages::{Complete, ErrorCode, JobError, Output, Stage, St
 use stepcast_shared::rpc::AcceptedUrls;
 
 use crate::db::jobs::{self, JobRow};
+use crate::db::modes;
 use crate::error::Error;
 use crate::state::AppState;
 
@@ -84,6 +85,8 @@ pub enum WaitingFor {
     Ahead,
     /// No backend could take it, whatever waits.
     NoCapableBackend,
+    /// Every backend that could take it is paused.
+    Paused,
     /// Every backend that could take it cannot be reached.
     BackendDown,
     /// Every backend that could take it works for somebody else.
@@ -121,22 +124,29 @@ pub async fn job(state: &AppState, row: &JobRow) -> Result<Job, Error> {
         Status::Pending => Some(jobs::position(state.db.read(), row).await?),
         _ => None,
     };
-    assemble(state, row, position).await
+    let paused = modes::paused(state.db.read()).await?;
+    assemble(state, row, position, &paused).await
 }
 
 /// Makes the objects of many rows.
 pub async fn jobs(state: &AppState, rows: &[JobRow]) -> Result<Vec<Job>, Error> {
     let waiting = rows.iter().any(|row| row.status() == Status::Pending);
     let positions = if waiting { jobs::positions(state.db.read()).await? } else { HashMap::new() };
+    let paused = modes::paused(state.db.read()).await?;
     let mut jobs = Vec::with_capacity(rows.len());
     for row in rows {
         let position = positions.get(&row.id).copied().filter(|_| row.status() == Status::Pending);
-        jobs.push(assemble(state, row, position).await?);
+        jobs.push(assemble(state, row, position, &paused).await?);
     }
     Ok(jobs)
 }
 
-async fn assemble(state: &AppState, row: &JobRow, position: Option<i64>) -> Result<Job, Error> {
+async fn assemble(
+    state: &AppState,
+    row: &JobRow,
+    position: Option<i64>,
+    paused: &BTreeSet<String>,
+) -> Result<Job, Error> {
     let (job_id, status) = (row.job_id(), row.status());
     let result: Option<Complete> = row.result.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let live = match status {
@@ -172,7 +182,7 @@ async fn assemble(state: &AppState, row: &JobRow, position: Option<i64>) -> Resu
         finished_at: row.finished_at.map(Timestamp::from_millis),
         total_duration: result.as_ref().and_then(|result| result.total_duration),
         position,
-        waiting_for: position.map(|position| waiting_for(state, row, position)),
+        waiting_for: position.map(|position| waiting_for(state, row, position, paused)),
         cancelling: row.cancelling != 0 && !status.is_terminal(),
         images: result.as_ref().map(|result| result.images.clone()).unwrap_or_default(),
         outputs: result.as_ref().map(|result| result.outputs.clone()).unwrap_or_default(),
@@ -196,21 +206,23 @@ async fn failed_attempts(state: &AppState, row: &JobRow) -> Result<Vec<FailedAtt
         .collect())
 }
 
-fn waiting_for(state: &AppState, row: &JobRow, position: i64) -> WaitingFor {
+fn waiting_for(state: &AppState, row: &JobRow, position: i64, paused: &BTreeSet<String>) -> WaitingFor {
     use stepcast_shared::messages::BackendCondition as Condition;
-    let capable: Vec<Condition> = state
-        .backends
-        .list()
-        .into_iter()
-        .filter(|backend| backend.pools.iter().any(|pool| pool.as_str() == row.pool))
-        .map(|backend| backend.state)
-        .collect();
+    let mut capable = state.backends.list();
+    capable.retain(|backend| {
+        backend.pools.iter().any(|pool| pool.as_str() == row.pool)
+            && row.wanted_backend.as_deref().is_none_or(|wanted| wanted == backend.id.as_str())
+    });
     if capable.is_empty() {
-        WaitingFor::NoCapableBackend
-    } else if capable.iter().all(|state| *state == Condition::Down) {
+        return WaitingFor::NoCapableBackend;
+    }
+    capable.retain(|backend| !paused.contains(backend.id.as_str()));
+    if capable.is_empty() {
+        WaitingFor::Paused
+    } else if capable.iter().all(|backend| backend.state == Condition::Down) {
         WaitingFor::BackendDown
     } else if position <= 1
-        && capable.iter().all(|state| matches!(state, Condition::Foreign | Condition::Down))
+        && capable.iter().all(|backend| matches!(backend.state, Condition::Foreign | Condition::Down))
     {
         WaitingFor::ForeignWork
     } else {

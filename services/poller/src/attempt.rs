@@ -22,7 +22,7 @@ use crate::sample::Sample;
 use crate::sdnext::{LogEnd, SdNext};
 use crate::stop::Stop;
 use crate::tracker::Tracker;
-use crate::verifier::{Answer, Evidence, Expected, Verdict, verify};
+use crate::verifier::{Answer, Evidence, Expected, TransportKind, Verdict, verify};
 use crate::watch::Watch;
 
 /// How long a start may take to be recorded before the claim is given back; well within the claim's lease.
@@ -51,22 +51,33 @@ pub struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// Runs it to its end. Never fails: what goes wrong becomes the job's outcome, or gives the claim back.
-    pub async fn run(self) {
+    ///
+    /// Returns what the server may still show of it although it has ended.
+    pub async fn run(self) -> Remains {
         let span = info_span!("attempt", job_id = %self.claim.job_id, attempt = self.claim.attempt, backend = %self.backend);
-        self.run_in_span().instrument(span).await;
+        self.run_in_span().instrument(span).await
     }
 
-    async fn run_in_span(self) {
+    async fn run_in_span(self) -> Remains {
         let render = match self.prepare().await {
             Ok(render) => render,
-            Err(Unready::GiveBack(reason)) => return self.release(&reason).await,
-            Err(Unready::InputGone(reason)) => return self.fail_unstarted(&reason).await,
+            Err(Unready::GiveBack(reason)) => {
+                self.release(&reason).await;
+                return Remains::Nothing;
+            }
+            Err(Unready::InputGone(reason)) => {
+                self.fail_unstarted(&reason).await;
+                return Remains::Nothing;
+            }
         };
         let baseline = match self.baseline().await {
             Ok(baseline) => baseline,
-            Err(reason) => return self.release(&reason).await,
+            Err(reason) => {
+                self.release(&reason).await;
+                return Remains::Nothing;
+            }
         };
-        let Some(started) = self.start(&render).await else { return };
+        let Some(started) = self.start(&render).await else { return Remains::Nothing };
         (self.rendering)();
         info!("render started");
         self.pace.note(Instant::now());
@@ -81,11 +92,22 @@ impl Attempt<'_> {
         let answer = tokio::select! {
             answer = post => answer,
             never = watch.follow(&mut tracker) => match never {},
+            () = watch.gave_up() => Answer::Transport {
+                kind: TransportKind::TimedOut,
+                message: "it did not stop when it was interrupted".to_owned(),
+            },
         };
         let duration = begun.elapsed();
         let stop = watch.stop();
+        let remains = match &answer {
+            Answer::Http { status: 500.., .. } => Remains::AnyStage,
+            Answer::Http { .. } => watch.last_stage().map_or(Remains::Nothing, Remains::Stage),
+            // The render goes on without us, and is somebody's until it ends.
+            Answer::Transport { .. } => Remains::Nothing,
+        };
         if stop == Some(Stop::Lost) {
-            return warn!("the claim is somebody else's; nothing more is said of this attempt");
+            warn!("the claim is somebody else's; nothing more is said of this attempt");
+            return remains;
         }
         let verdict = self.judge(&expected, answer, &mut tracker, stop, log_end).await;
         if matches!(verdict, Verdict::Completed { .. }) {
@@ -97,6 +119,7 @@ impl Attempt<'_> {
             never = watch.keep_claim() => match never {},
         }
         self.clear_inflight().await;
+        remains
     }
 
     async fn prepare(&self) -> Result<Render, Unready> {
@@ -112,10 +135,10 @@ impl Attempt<'_> {
     /// What the server shows just before the POST. An error says why this is no time for one.
     async fn baseline(&self) -> Result<Sample, String> {
         let sample = self.sdnext.sample().await.map_err(|error| error.to_string())?;
-        if let Sample::Seen(seen) = &sample
-            && seen.is_active()
-            && (self.left_over.is_none() || seen.id.as_deref() != self.left_over)
-        {
+        let Sample::Seen(seen) = &sample else {
+            return Err("the server answers, and not as SD.Next does".to_owned());
+        };
+        if seen.is_active() && (self.left_over.is_none() || seen.id.as_deref() != self.left_over) {
             return Err("the server works for somebody else".to_owned());
         }
         if !self.lease.is_fresh() {
@@ -277,6 +300,17 @@ impl Attempt<'_> {
             warn!(error = %error, "note of a render not cleared");
         }
     }
+}
+
+/// What a server may go on showing of an attempt that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// Nothing: what it shows is somebody's work.
+    Nothing,
+    /// The stage of this id.
+    Stage(String),
+    /// Any: it failed in a way that leaves its stage standing, perhaps too fast to be seen.
+    AnyStage,
 }
 
 /// Why a render cannot be prepared.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, Remains};
 use crate::config::BackendSpec;
 use crate::context::Shared;
 use crate::lease::Lease;
@@ -31,6 +31,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const STARTING: Duration = Duration::from_mins(1);
 /// Time without any change after which shown work counts as left over: after an exception a server reads busy for ever.
 const FROZEN: Duration = Duration::from_mins(2);
+/// The same for labels that a slow server shows as well.
+const STUCK: Duration = Duration::from_mins(20);
+/// Idle looks in a row after somebody else's work, a second apart.
+const LOOKS_AFTER_FOREIGN: u32 = 2;
 /// Longest wait for an answer to a claim.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -46,6 +50,8 @@ pub struct Backend {
     left_over: Option<String>,
     /// What the server has shown without change, and since when.
     frozen: Option<(Observation, Instant)>,
+    /// Idle looks in a row that are still needed before somebody else's work counts as done.
+    idle_looks: u32,
     /// When the server was first seen without a model.
     modelless_since: Option<Instant>,
 }
@@ -65,6 +71,7 @@ impl Backend {
             memory,
             left_over: None,
             frozen: None,
+            idle_looks: 0,
             modelless_since: None,
         })
     }
@@ -147,10 +154,14 @@ impl Backend {
             pace: &mut self.pace,
             rendering: &|| say(&self.state, BackendCondition::Busy, Some(job_id)),
         };
-        attempt.run().await;
-        // Whatever the server still shows now is left over: the POST has been answered.
+        let remains = attempt.run().await;
+        if remains == Remains::Nothing {
+            return;
+        }
+        // The answer is there, so what still shows the same stage shows nothing that runs. A new stage is new work.
         if let Ok(Sample::Seen(seen)) = self.sdnext.sample().await
             && seen.is_active()
+            && (remains == Remains::AnyStage || seen.id.clone().map(Remains::Stage) == Some(remains))
         {
             self.left_over = seen.id;
         }
@@ -162,8 +173,12 @@ impl Backend {
             Err(error) => (BackendCondition::Down, None, None, Some(error.to_string())),
             Ok(look) => {
                 let (condition, foreign) = self.judge(&look);
-                let message = (condition == BackendCondition::Starting)
-                    .then(|| "SD.Next answers and has not loaded a model yet".to_owned());
+                let message = match condition {
+                    BackendCondition::Starting => Some("SD.Next answers and has not loaded a model yet"),
+                    BackendCondition::Down => Some("a server answers, and not as SD.Next does"),
+                    _ => None,
+                };
+                let message = message.map(str::to_owned);
                 (condition, look.model, foreign, message)
             }
         };
@@ -201,14 +216,20 @@ impl Backend {
 
     /// What a server that answers is doing, and whose work it shows if it is not ours.
     fn judge(&mut self, look: &Look) -> (BackendCondition, Option<String>) {
-        let Sample::Seen(seen) = &look.sample else { return (BackendCondition::Idle, None) };
+        let Sample::Seen(seen) = &look.sample else { return (BackendCondition::Down, None) };
         if seen.is_active() && !self.is_left_over(seen) {
             let percent = (seen.progress * 100.0).round();
             let foreign = format!("{} {percent:.0} %", if seen.job.is_empty() { "work" } else { &seen.job });
             // A server that loads its first model works for nobody.
             let starting = look.model.is_none() && seen.job == "Load model";
             let condition = if starting { BackendCondition::Starting } else { BackendCondition::Foreign };
+            self.idle_looks = if starting { 0 } else { LOOKS_AFTER_FOREIGN };
             return (condition, (!starting).then_some(foreign));
+        }
+        if self.idle_looks > 0 {
+            // Recorded: one sample in sixty reads idle in the middle of a job.
+            self.idle_looks -= 1;
+            return (BackendCondition::Foreign, Some("ending".to_owned()));
         }
         if look.model.is_none() {
             let since = *self.modelless_since.get_or_insert_with(Instant::now);
@@ -228,7 +249,10 @@ impl Backend {
         }
         match &self.frozen {
             Some((known, since)) if is_unmoved(known, seen) => {
-                if since.elapsed() < FROZEN {
+                // Recorded: an exception leaves these labels standing. Others may be a slow step or a large model.
+                let patience =
+                    if known.job == "Process" || known.job.starts_with("API-") { FROZEN } else { STUCK };
+                if since.elapsed() < patience {
                     return false;
                 }
                 info!(backend = %self.spec.id, job = seen.job, "shown work has not moved; taken as left over");

@@ -59,6 +59,9 @@ pub struct PollerConfig {
     /// Longest time that one render may take.
     #[arg(long, env = "STEPCAST_RENDER_TIMEOUT", default_value = "1h", value_parser = humantime::parse_duration)]
     pub render_timeout: Duration,
+    /// How long a render may show no change before it is interrupted and tried elsewhere.
+    #[arg(long, env = "STEPCAST_STALL_TIMEOUT", default_value = "10m", value_parser = humantime::parse_duration)]
+    pub stall_timeout: Duration,
     /// Whether no other poller can exist: then a lease left by a crash is taken over at once.
     #[arg(skip)]
     pub sole_holder: bool,
@@ -82,8 +85,8 @@ pub enum BadSpec {
     #[error(transparent)]
     Id(#[from] stepcast_shared::ids::NotASlug),
     /// The address is none.
-    #[error("`{0}` is not an http:// or https:// address")]
-    Url(String),
+    #[error("an SD.Next server is named by an http:// or https:// address")]
+    Url,
 }
 
 impl FromStr for BackendSpec {
@@ -97,12 +100,14 @@ impl FromStr for BackendSpec {
         let mut url = Url::parse(address)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())
-            .ok_or_else(|| BadSpec::Url(address.to_owned()))?;
+            .ok_or(BadSpec::Url)?;
         let credentials = (!url.username().is_empty()).then(|| {
             (decoded(url.username()), SecretString::from(decoded(url.password().unwrap_or_default())))
         });
         url.set_username("").expect("an http URL can go without a user");
         url.set_password(None).expect("an http URL can go without a password");
+        url.set_query(None);
+        url.set_fragment(None);
         let id = match id {
             Some(id) => id.parse()?,
             None => name_of(&url).parse()?,

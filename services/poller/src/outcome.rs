@@ -99,6 +99,21 @@ fn end(context: &Outcome<'_>, error: JobError, outputs: Vec<Output>) -> JobMessa
         let error = JobError { code: ErrorCode::BackendUnavailable, message, retryable: true, answer: None };
         return retrying(claim, backend, error, Duration::ZERO);
     }
+    let error = match context.stop {
+        Some(Stop::Stalled) => JobError {
+            code: ErrorCode::Stalled,
+            message: "The render showed no change for too long and was interrupted.".to_owned(),
+            retryable: true,
+            ..error
+        },
+        Some(Stop::Deadline) => JobError {
+            code: ErrorCode::Deadline,
+            message: "The job's time was up before its render was done.".to_owned(),
+            retryable: false,
+            ..error
+        },
+        _ => error,
+    };
     if error.code == ErrorCode::Cancelled {
         let message =
             format!("Cancelled; the render stopped {:.1} s after it began.", seconds(context.duration));

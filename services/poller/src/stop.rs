@@ -5,6 +5,10 @@
 pub enum Stop {
     /// The process stops.
     Shutdown,
+    /// Nothing has changed for too long.
+    Stalled,
+    /// Its job's time is up.
+    Deadline,
     /// Its job is cancelled.
     Cancelled,
     /// Its claim is somebody else's.

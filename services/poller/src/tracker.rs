@@ -208,6 +208,11 @@ impl Tracker {
         self.clock.finish(last, at.max(self.now))
     }
 
+    /// Whether the server still works for another, whose work was running at the POST.
+    pub fn is_foreign(&self) -> bool {
+        self.phase == Phase::Foreign
+    }
+
     /// Whether the interrupt flag was seen raised while the job ran: evidence for the verifier.
     pub fn interrupted_seen(&self) -> bool {
         self.interrupted

@@ -1,6 +1,7 @@
 //! Watching a render while its POST is under way: polls, progress, renewals, and whatever asks it to stop.
 
 use std::convert::Infallible;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -27,6 +28,8 @@ const RENEW_TIMEOUT: Duration = Duration::from_secs(3);
 const REPEAT_EVERY: Duration = Duration::from_millis(900);
 /// How long a stopping process lets a render end by itself.
 const LET_FINISH: Duration = Duration::from_secs(5);
+/// How long a render may take to stop before its answer is no longer waited for.
+const GIVE_UP: Duration = Duration::from_mins(2);
 /// How long polls pause after the server's limiter refused one.
 const LIMITER_PAUSE: Duration = Duration::from_secs(2);
 
@@ -38,6 +41,8 @@ pub struct Watch<'a> {
     backend: &'a BackendId,
     begun: Instant,
     stop: watch::Sender<Option<Stop>>,
+    /// Id of the stage that the server showed last.
+    stage: Mutex<Option<String>>,
 }
 
 impl<'a> Watch<'a> {
@@ -49,12 +54,37 @@ impl<'a> Watch<'a> {
         backend: &'a BackendId,
         begun: Instant,
     ) -> Self {
-        Self { shared, sdnext, claim, backend, begun, stop: watch::Sender::new(None) }
+        Self {
+            shared,
+            sdnext,
+            claim,
+            backend,
+            begun,
+            stop: watch::Sender::new(None),
+            stage: Mutex::default(),
+        }
     }
 
     /// Why the render was asked to stop, if it was.
     pub fn stop(&self) -> Option<Stop> {
         *self.stop.borrow()
+    }
+
+    /// Id of the stage that the server showed last while the render was under way.
+    pub fn last_stage(&self) -> Option<String> {
+        self.lock_stage().clone()
+    }
+
+    fn lock_stage(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.stage.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// Resolves once a render that was asked to stop has not done so for too long.
+    pub async fn gave_up(&self) {
+        let mut stop = self.stop.subscribe();
+        // The sender lives as long as this borrow.
+        let _ = stop.wait_for(Option::is_some).await;
+        sleep(GIVE_UP).await;
     }
 
     /// Watches until dropped. Cancel-safe: what is lost is at most one poll or one renewal.
@@ -64,6 +94,7 @@ impl<'a> Watch<'a> {
             never = self.keep_claim() => never,
             never = self.listen() => never,
             never = self.heed_shutdown() => never,
+            never = self.heed_deadline() => never,
         }
     }
 
@@ -93,7 +124,9 @@ impl<'a> Watch<'a> {
                 Ok(()) = stopping.changed() => {}
             }
             let stop = self.stop();
+            // Whoever's work still runs before ours is left alone; the flag is raised once ours has begun.
             if stop.is_some()
+                && !tracker.is_foreign()
                 && let Err(error) = self.sdnext.interrupt().await
             {
                 // The flag is wiped by the next stage anyhow; it is raised again with the next tick.
@@ -108,11 +141,19 @@ impl<'a> Watch<'a> {
                 }
                 Err(_) => Sample::Missed,
             };
+            if let Sample::Seen(seen) = &sample
+                && seen.is_active()
+            {
+                self.lock_stage().clone_from(&seen.id);
+            }
             tracker.observe(self.begun.elapsed(), &sample);
             if stop == Some(Stop::Lost) {
                 continue;
             }
             let progress = tracker.progress(self.begun.elapsed());
+            if progress.stalled.is_some_and(|age| age >= self.shared.config.stall_timeout) {
+                self.ask_to_stop(Stop::Stalled);
+            }
             let saying = Said::from(&progress);
             let due =
                 said.as_ref().is_none_or(|(at, known)| *known != saying || at.elapsed() >= REPEAT_EVERY);
@@ -180,6 +221,14 @@ impl<'a> Watch<'a> {
             while orders.next().await.is_some() {
                 self.ask_to_stop(Stop::Cancelled);
             }
+        }
+        std::future::pending().await
+    }
+
+    async fn heed_deadline(&self) -> Infallible {
+        if let Some(left) = self.claim.deadline_in_seconds {
+            sleep(Duration::try_from_secs_f64(left).unwrap_or_default()).await;
+            self.ask_to_stop(Stop::Deadline);
         }
         std::future::pending().await
     }

@@ -9,8 +9,12 @@ use super::{Dialect, sql};
 /// How long a claim lasts unless renewed.
 pub const LEASE_SECONDS: u64 = 45;
 
+/// Claims given back or lapsed in a row, before a start, that cost one attempt.
+pub const GIVE_BACKS_PER_ATTEMPT: i64 = 10;
 /// Twice the age at which a lease of a backend ends by itself.
 const EPOCH_MEMORY_MS: i64 = 60_000;
+/// How long a job that failed on one backend is left to others.
+const LEFT_TO_OTHERS_MS: i64 = 30_000;
 /// How exactly it is known when a holder last asked.
 const EPOCH_REFRESH_MS: i64 = 10_000;
 const LEASE_MS: u64 = LEASE_SECONDS * 1000;
@@ -67,28 +71,50 @@ pub async fn admit_epoch(
     Ok(done.rows_affected() > 0)
 }
 
+/// What a choice takes into account beside the rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Preferences {
+    /// Whether another backend could take what failed on this one.
+    pub others: bool,
+    /// How long a job may be passed over for one whose checkpoint is loaded, in milliseconds.
+    pub affinity_wait_ms: i64,
+}
+
 /// Chooses a waiting job for a backend and holds it under `token`; `None` if there is none.
 ///
-/// High priority goes first, then age. A job whose `queued` is not recorded yet is passed over: its first event must
-/// be in the stream before a second can name it.
+/// High priority goes first, then what needs no other checkpoint unless something has waited too long, then age. A job
+/// that failed here is left to others for a while, if there are any. One whose `queued` is not recorded yet is passed
+/// over: its first event must be in the stream before a second can name it.
 pub async fn choose(
     connection: &mut AnyConnection,
     dialect: Dialect,
     request: &ClaimRequest,
+    preferences: Preferences,
     token: ClaimToken,
 ) -> sqlx::Result<Option<ClaimedRow>> {
     let now = dialect.now();
-    let pools: Vec<String> = (0..request.pools.len()).map(|index| format!("${}", index + 2)).collect();
+    let Preferences { others, affinity_wait_ms } = preferences;
+    let pools: Vec<String> = (0..request.pools.len()).map(|index| format!("${}", index + 3)).collect();
+    let avoiding = if others {
+        format!("AND (avoid IS NULL OR avoid <> $1 OR not_before <= {now} - {LEFT_TO_OTHERS_MS}) ")
+    } else {
+        String::new()
+    };
     let statement = format!(
         "SELECT id, owner, attempt, event_seq, request, params, deadline_at - {now} AS deadline_in FROM jobs \
          WHERE status = 'pending' AND cancelling = 0 AND event_seq IS NOT NULL AND not_before <= {now} \
          AND (claim_token IS NULL OR lease_until <= {now}) \
+         AND (deadline_at IS NULL OR deadline_at > {now}) {avoiding}\
          AND (wanted_backend IS NULL OR wanted_backend = $1) AND pool IN ({}) \
-         ORDER BY priority DESC, id LIMIT 1{}",
+         ORDER BY priority DESC, \
+         CASE WHEN model IS NULL OR model = $2 OR created_at <= {now} - {affinity_wait_ms} THEN 0 ELSE 1 END, \
+         id LIMIT 1{}",
         pools.join(", "),
         dialect.skip_locked()
     );
-    let mut query = sqlx::query_as::<Any, ClaimedRow>(sql(statement)).bind(request.backend_id.as_str());
+    let mut query = sqlx::query_as::<Any, ClaimedRow>(sql(statement))
+        .bind(request.backend_id.as_str())
+        .bind(request.loaded_model.as_deref().unwrap_or_default());
     for pool in &request.pools {
         query = query.bind(pool.as_str());
     }
@@ -129,8 +155,8 @@ pub async fn renew(
 /// Takes a claim back that was not started; the job waits a second before the next.
 pub async fn release(connection: &mut AnyConnection, dialect: Dialect, claim: HeldClaim) -> sqlx::Result<()> {
     sqlx::query(sql(format!(
-        "UPDATE jobs SET claim_token = NULL, claim_backend = NULL, give_backs = give_backs + 1, \
-         not_before = {} + 1000 WHERE id = $1 AND claim_token = $2 AND status = 'pending'",
+        "UPDATE jobs SET claim_token = NULL, give_backs = give_backs + 1, not_before = {} + 1000 \
+         WHERE id = $1 AND claim_token = $2 AND status = 'pending'",
         dialect.now()
     )))
     .bind(claim.job_id.to_string())
@@ -140,9 +166,9 @@ pub async fn release(connection: &mut AnyConnection, dialect: Dialect, claim: He
     Ok(())
 }
 
-/// A job whose poller has not been heard of for a full lease.
+/// A job that nobody but api can move on.
 #[derive(Debug, sqlx::FromRow)]
-pub struct LapsedRow {
+pub struct UnsettledRow {
     pub id: String,
     pub owner: String,
     pub status: String,
@@ -151,20 +177,32 @@ pub struct LapsedRow {
     pub event_seq: i64,
     pub cancelling: i64,
     pub claim_backend: Option<String>,
+    pub give_backs: i64,
+    /// 1 if its lease has run out.
+    pub lapsed: i64,
+    /// 1 if its time is up.
+    pub late: i64,
 }
 
-/// Jobs whose lease has run out, or that wait for nothing but their cancel, and that have no event of ours under way.
-pub async fn lapsed(
+/// Jobs whose lease has run out, and waiting ones that nobody holds and that are cancelled, late, or were given back
+/// too often; without those that have an event of ours under way.
+pub async fn unsettled(
     connection: &mut AnyConnection,
     dialect: Dialect,
+    max_wait_ms: i64,
     limit: u32,
-) -> sqlx::Result<Vec<LapsedRow>> {
+) -> sqlx::Result<Vec<UnsettledRow>> {
     let (now, skip_locked) = (dialect.now(), dialect.skip_locked());
-    sqlx::query_as::<Any, LapsedRow>(sql(format!(
-        "SELECT id, owner, status, attempt, max_attempts, event_seq, cancelling, claim_backend \
+    let late = format!("(deadline_at <= {now} OR created_at <= {now} - {max_wait_ms})");
+    // A start may be recorded after its claim was cleared: then the job runs, and nobody holds it.
+    let lapsed = format!("(lease_until <= {now} AND (claim_token IS NOT NULL OR status = 'running'))");
+    sqlx::query_as::<Any, UnsettledRow>(sql(format!(
+        "SELECT id, owner, status, attempt, max_attempts, event_seq, cancelling, \
+         COALESCE(claim_backend, backend) AS claim_backend, give_backs, \
+         CASE WHEN {lapsed} THEN 1 ELSE 0 END AS lapsed, CASE WHEN {late} THEN 1 ELSE 0 END AS late \
          FROM jobs WHERE status IN ('pending', 'running') AND event_seq IS NOT NULL \
-         AND ((claim_token IS NOT NULL AND lease_until <= {now}) \
-              OR (claim_token IS NULL AND cancelling = 1 AND status = 'pending')) \
+         AND ({lapsed} OR (claim_token IS NULL AND status = 'pending' \
+              AND (cancelling = 1 OR give_backs >= {GIVE_BACKS_PER_ATTEMPT} OR {late}))) \
          AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.job_id = jobs.id) \
          ORDER BY id LIMIT {limit}{skip_locked}"
     )))
@@ -185,8 +223,7 @@ pub async fn end_all(connection: &mut AnyConnection) -> sqlx::Result<()> {
 /// Frees a job that was claimed and never started.
 pub async fn clear(connection: &mut AnyConnection, id: JobId) -> sqlx::Result<()> {
     sqlx::query(
-        "UPDATE jobs SET claim_token = NULL, claim_backend = NULL, give_backs = give_backs + 1 \
-         WHERE id = $1 AND status = 'pending'",
+        "UPDATE jobs SET claim_token = NULL, give_backs = give_backs + 1 WHERE id = $1 AND status = 'pending'",
     )
     .bind(id.to_string())
     .execute(connection)

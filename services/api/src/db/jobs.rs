@@ -21,6 +21,7 @@ pub struct JobRow {
     pub pool: String,
     pub label: Option<String>,
     pub model: Option<String>,
+    pub wanted_backend: Option<String>,
     pub batch_id: Option<String>,
     pub created_at: i64,
     pub started_at: Option<i64>,
@@ -31,7 +32,7 @@ pub struct JobRow {
     pub message: Option<String>,
 }
 
-const COLUMNS: &str = "id, status, attempt, seq, params, priority, pool, label, model, \
+const COLUMNS: &str = "id, status, attempt, seq, params, priority, pool, label, model, wanted_backend, \
      batch_id, created_at, started_at, finished_at, cancelling, backend, result, message";
 
 impl JobRow {

@@ -7,6 +7,7 @@ pub mod claims;
 pub mod idempotency;
 pub mod inputs;
 pub mod jobs;
+pub mod modes;
 pub mod outbox;
 pub mod projection;
 

@@ -41,7 +41,7 @@ pub async fn apply(
                 .to_owned()
         }
         JobMessage::Retrying(_) => format!(
-            "status = 'pending', backend = $6, claim_token = NULL, claim_backend = NULL, \
+            "status = 'pending', backend = $6, avoid = $6, claim_token = NULL, claim_backend = NULL, give_backs = 0, \
              not_before = {} + CAST($7 * 1000 AS BIGINT)",
             dialect.now()
         ),

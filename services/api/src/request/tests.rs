@@ -64,6 +64,21 @@ fn limits_on_the_whole_are_stated() {
 }
 
 #[test]
+fn what_an_envelope_could_not_wrap_is_refused() {
+    let nested = |depth| (0..depth).fold(json!(1), |inner, _| json!([inner]));
+    assert!(parse(&json!({"prompt": "x", "sdnext": {"x": nested(60)}}), "", &Limits::default()).is_ok());
+    let found = faults(&json!({"prompt": "x", "sdnext": {"x": nested(70)}}));
+    assert_eq!(found, [(String::new(), "this is nested more than 64 deep".to_owned())]);
+}
+
+#[test]
+fn a_name_is_visible() {
+    for (field, value) in [("label", "a\0b"), ("model", "\u{7}"), ("sampler_name", "")] {
+        assert_eq!(faults(&json!({"prompt": "x", field: value}))[0].0, format!("/{field}"));
+    }
+}
+
+#[test]
 fn only_an_object_is_a_body() {
     for body in [json!(null), json!([]), json!("x"), json!(1)] {
         assert_eq!(faults(&body)[0].1, "this must be an object");

@@ -16,7 +16,7 @@ use stepcast_shared::ids::{JobId, Owner};
 use stepcast_shared::job::JobRequest;
 use stepcast_shared::problem::Problem;
 use stepcast_shared::rpc::Accepted;
-use stepcast_shared::subjects::{self, Kind};
+use stepcast_shared::subjects;
 use tokio::time::{Instant, timeout_at};
 
 use super::extract::{Caller, JsonBody, Params};
@@ -178,23 +178,33 @@ async fn wait_for_end(
         let row = jobs::find(state.db.read(), owner, job_id).await?;
         match row {
             Some(row) if row.status().is_terminal() => return view::job(state, &row).await.map(Some),
-            Some(_) if Instant::now() < deadline => {}
+            Some(_) if Instant::now() < deadline && !state.stopping.is_cancelled() => {}
             _ => return Ok(None),
         }
         let next_look = deadline.min(Instant::now() + recheck);
         let ended = async {
-            while let Some(messages) = &mut messages {
-                let message = messages.next().await?;
-                if subjects::parse_job(&message.subject).is_some_and(|subject| subject.kind.is_terminal()) {
-                    return Some(Kind::Completed);
+            while let Some(subscriber) = &mut messages {
+                match subscriber.next().await {
+                    Some(message) if is_terminal(&message.subject) => return,
+                    Some(_) => {}
+                    None => messages = None,
                 }
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
-        if let Ok(Some(_)) = timeout_at(next_look, ended).await {
-            recheck = RECHECK_ENDED;
+        tokio::select! {
+            ended = timeout_at(next_look, ended) => {
+                if ended.is_ok() {
+                    recheck = RECHECK_ENDED;
+                }
+            }
+            () = state.stopping.cancelled() => {}
         }
     }
+}
+
+fn is_terminal(subject: &str) -> bool {
+    subjects::parse_job(subject).is_some_and(|subject| subject.kind.is_terminal())
 }
 
 async fn inline_images(state: &AppState, job: &mut Job) -> Result<(), Error> {

@@ -93,7 +93,7 @@ fn filter(params: ListParams) -> Result<Filter, Error> {
     Ok(Filter {
         status: status.map(|word| parse(&word, words)).transpose()?,
         batch_id: batch_id.map(|id| parse(&id, "the id of a batch")).transpose()?,
-        label,
+        label: label.filter(|label| !label.contains('\0')),
         before: cursor.map(|id| parse(&id, "a cursor of an earlier page")).transpose()?,
         limit,
     })

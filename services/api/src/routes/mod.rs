@@ -36,6 +36,8 @@ pub fn router(state: AppState) -> Router {
         .routes(routes!(images::get))
         .routes(routes!(inputs::upload))
         .routes(routes!(backends::list))
+        .routes(routes!(backends::pause))
+        .routes(routes!(backends::resume))
         .with_state(state)
         .split_for_parts();
     router

@@ -1,0 +1,158 @@
+//! Moving on what nobody else can: claims that lapsed, and waiting jobs that are cancelled, late, or given back too
+//! often.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::connection::State as NatsState;
+use stepcast_shared::events::LifecycleEvent;
+use stepcast_shared::ids::{BackendId, JobId};
+use stepcast_shared::messages::{Complete, ErrorCode, EventSeq, JobError, JobMessage, Retrying, Status};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::cancel::cancelled;
+use crate::db::claims::{self, GIVE_BACKS_PER_ATTEMPT, LEASE_SECONDS, UnsettledRow};
+use crate::db::{Db, outbox};
+use crate::outbox::Publisher;
+
+/// How often such jobs are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Jobs settled at once.
+const BATCH: u32 = 100;
+/// Pause before a job whose poller vanished is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Settles jobs that nobody else can move on.
+pub struct Settler {
+    pub db: Db,
+    pub client: Client,
+    pub publisher: Publisher,
+    /// How long a job may wait in all.
+    pub max_wait: Duration,
+    /// Whether whoever held a claim when this process started is gone.
+    pub sole_process: bool,
+}
+
+impl Settler {
+    /// Settles until the process stops.
+    ///
+    /// A lease says something only if its holder could have renewed it: nothing lapses before this replica has itself
+    /// been connected to NATS and the database for one full lease.
+    pub async fn run(self, stopping: CancellationToken) -> anyhow::Result<()> {
+        let lease = Duration::from_secs(LEASE_SECONDS);
+        if self.sole_process {
+            let mut transaction = self.db.begin().await?;
+            claims::end_all(&mut transaction).await?;
+            transaction.commit().await?;
+            self.settle(true).await?;
+        }
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut connected_since = Instant::now();
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return Ok(()),
+                _ = ticks.tick() => {}
+            }
+            if self.client.connection_state() != NatsState::Connected {
+                connected_since = Instant::now();
+                continue;
+            }
+            if let Err(cause) = self.settle(connected_since.elapsed() >= lease).await {
+                warn!(error = %cause, "jobs not settled");
+                connected_since = Instant::now();
+            }
+        }
+    }
+
+    async fn settle(&self, leases_count: bool) -> sqlx::Result<()> {
+        let max_wait_ms = i64::try_from(self.max_wait.as_millis()).unwrap_or(i64::MAX);
+        let mut transaction = self.db.begin().await?;
+        let rows = claims::unsettled(&mut transaction, self.db.dialect, max_wait_ms, BATCH).await?;
+        let mut events = Vec::new();
+        for row in rows.iter().filter(|row| row.lapsed == 0 || leases_count) {
+            let job_id: JobId = row.id.parse().expect("the id column holds what JobId writes");
+            if row.lapsed != 0 {
+                metrics::counter!("stepcast_claims_lapsed_total").increment(1);
+                warn!(%job_id, backend = row.claim_backend, "a poller has not been heard of for a full lease");
+            }
+            let Some(message) = verdict(job_id, row) else {
+                claims::clear(&mut transaction, job_id).await?;
+                continue;
+            };
+            info!(%job_id, outcome = %message.kind(), "settled");
+            let owner = row.owner.parse().expect("the owner column holds what Owner writes");
+            let last = u64::try_from(row.event_seq).unwrap_or(0);
+            let event = LifecycleEvent::new(owner, message, outbox::mint_author(), last);
+            outbox::insert(&mut transaction, self.db.dialect, &event).await?;
+            events.push(event);
+        }
+        transaction.commit().await?;
+        if !events.is_empty() {
+            self.publisher.publish_promptly(events).await;
+        }
+        Ok(())
+    }
+}
+
+/// What is said of such a job; `None` if it only waits again.
+fn verdict(job_id: JobId, row: &UnsettledRow) -> Option<JobMessage> {
+    let attempt = u32::try_from(row.attempt).unwrap_or(0);
+    let backend: Option<BackendId> = row.claim_backend.as_deref().and_then(|id| id.parse().ok());
+    let waits = row.status == Status::Pending.as_str();
+    let failure = |code, message: &str, retryable| JobError {
+        code,
+        message: message.to_owned(),
+        retryable,
+        answer: None,
+    };
+    if row.cancelling != 0 {
+        return Some(cancelled(job_id, attempt));
+    }
+    if row.late != 0 {
+        let error = failure(ErrorCode::Deadline, "The job's time was up before it was done.", false);
+        return Some(failed(job_id, attempt, backend, error));
+    }
+    if waits && row.give_backs + row.lapsed < GIVE_BACKS_PER_ATTEMPT {
+        return None;
+    }
+    let (attempt, error) = if waits {
+        let words = "Backends took the job and gave it back too often without starting it.";
+        (attempt + 1, failure(ErrorCode::BackendUnavailable, words, true))
+    } else {
+        let words = "The poller that ran this attempt has not been heard of for a full lease.";
+        (attempt, failure(ErrorCode::BackendUnavailable, words, true))
+    };
+    Some(match backend {
+        Some(backend) if i64::from(attempt) < row.max_attempts => JobMessage::Retrying(Retrying {
+            job_id,
+            status: Status::Pending,
+            attempt,
+            seq: EventSeq::RETRYING,
+            reason: error.code,
+            next_attempt_in_seconds: RETRY_AFTER.as_secs_f64(),
+            error,
+            backend,
+        }),
+        backend => failed(job_id, attempt, backend, error),
+    })
+}
+
+fn failed(job_id: JobId, attempt: u32, backend: Option<BackendId>, error: JobError) -> JobMessage {
+    JobMessage::Complete(Complete {
+        job_id,
+        status: Status::Failed,
+        attempt,
+        seq: EventSeq::TERMINAL,
+        images: Vec::new(),
+        error_message: Some(error.message.clone()),
+        total_duration: None,
+        generation_info: None,
+        outputs: Vec::new(),
+        error: Some(error),
+        backend,
+        recovered: false,
+    })
+}

@@ -1,0 +1,152 @@
+//! Who runs what, when, and where.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stepcast_sdnext_sim::{Config, Fault};
+use stepcast_tests::sim::Sim;
+use stepcast_tests::stack::Stack;
+use stepcast_tests::wait::until;
+
+fn job(prompt: &str, more: &Value) -> Value {
+    let mut body = json!({"prompt": prompt, "steps": 2, "width": 256, "height": 256});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+async fn order_of(sim: &Sim, count: usize) -> Vec<String> {
+    until("all have been rendered", async || (sim.truth().finished.len() == count).then_some(())).await;
+    sim.truth().finished.into_iter().map(|job| job.prompt).collect()
+}
+
+#[tokio::test]
+async fn high_goes_before_normal_and_normal_before_low() {
+    let sim = Sim::start(Duration::from_millis(400)).await.unwrap();
+    let stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    http.submit(&job("first", &json!({"steps": 10}))).await;
+    until("the first one renders", async || sim.truth().running).await;
+    for (prompt, priority) in [("low", "low"), ("normal", "normal"), ("high", "high"), ("high too", "high")] {
+        http.submit(&job(prompt, &json!({"priority": priority}))).await;
+    }
+    let waiting = http.get("/generation/jobs?status=pending").await.json;
+    let place = |prompt: &str| {
+        let jobs = waiting["jobs"].as_array().unwrap();
+        jobs.iter().find(|job| job["params"]["prompt"] == prompt).unwrap()["position"].as_i64()
+    };
+    assert_eq!(
+        [place("high"), place("high too"), place("normal"), place("low")],
+        [Some(1), Some(2), Some(3), Some(4)]
+    );
+    assert_eq!(order_of(&sim, 5).await, ["first", "high", "high too", "normal", "low"]);
+}
+
+#[tokio::test]
+async fn work_for_the_loaded_checkpoint_goes_first() {
+    let models = vec!["Diffusers/tiny-sd".to_owned(), "Diffusers/tiny-sd-b".to_owned()];
+    let config = Config {
+        step_time: Duration::from_millis(300),
+        load_time: Duration::from_millis(200),
+        models,
+        rate_limit: 0,
+        ..Config::default()
+    };
+    let sim = Sim::with(config).await.unwrap();
+    let stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    http.submit(&job("first", &json!({"steps": 12, "model": "Diffusers/tiny-sd"}))).await;
+    until("the first one renders", async || sim.truth().running).await;
+    for (prompt, model) in [("b1", "tiny-sd-b"), ("a1", "tiny-sd"), ("b2", "tiny-sd-b"), ("a2", "tiny-sd")] {
+        http.submit(&job(prompt, &json!({"model": format!("Diffusers/{model}")}))).await;
+    }
+    assert_eq!(order_of(&sim, 5).await, ["first", "a1", "a2", "b1", "b2"]);
+    assert_eq!(sim.truth().loads, 1, "one change of checkpoint, not three");
+}
+
+#[tokio::test]
+async fn what_failed_on_one_backend_is_tried_on_another() {
+    let sims = [
+        Sim::start(Duration::from_millis(200)).await.unwrap(),
+        Sim::start(Duration::from_millis(200)).await.unwrap(),
+    ];
+    for sim in &sims {
+        // Whichever takes it first fails; the other must not be the same one.
+        sim.handle.arm(Fault::Http500, 1);
+    }
+    let stack = Stack::start(&[("one", sims[0].url()), ("two", sims[1].url())]).await.unwrap();
+    let http = stack.http();
+    let ended = http.ended(&http.submit(&job("elsewhere", &json!({"max_attempts": 2}))).await).await;
+    assert_eq!(ended["status"], "failed", "both fail once: {ended}");
+    let tried: Vec<&Value> =
+        ended["error"]["attempts"].as_array().unwrap().iter().map(|attempt| &attempt["backend"]).collect();
+    assert_eq!(tried.len(), 2, "{ended}");
+    assert_ne!(tried[0], tried[1], "{ended}");
+}
+
+#[tokio::test]
+async fn a_job_whose_time_is_up_ends_as_deadline_waiting_or_running() {
+    let sim = Sim::start(Duration::from_millis(500)).await.unwrap();
+    let stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    let running = http.submit(&job("runs", &json!({"steps": 300, "deadline_seconds": 4}))).await;
+    until("it renders", async || sim.truth().running).await;
+    let waiting = http.submit(&job("waits", &json!({"deadline_seconds": 1}))).await;
+    for id in [&waiting, &running] {
+        let ended = http.ended(id).await;
+        assert_eq!(
+            (&ended["status"], &ended["error"]["code"]),
+            (&json!("failed"), &json!("deadline")),
+            "{ended}"
+        );
+    }
+    assert_eq!(http.job(&waiting).await["attempt"], 0);
+    until("the server is let go", async || sim.truth().running.is_none().then_some(())).await;
+    let after = http.ended(&http.submit(&job("after", &json!({}))).await).await;
+    assert_eq!(after["status"], "completed", "{after}");
+}
+
+#[tokio::test]
+async fn a_paused_backend_finishes_what_it_has_and_takes_no_more() {
+    let sim = Sim::start(Duration::from_millis(200)).await.unwrap();
+    let stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    let first = http.submit(&job("first", &json!({"steps": 8}))).await;
+    until("it renders", async || sim.truth().running).await;
+    assert_eq!(http.post("/generation/backends/gpu/pause", &json!(null)).await.json["paused"], true);
+    let second = http.submit(&job("second", &json!({}))).await;
+    assert_eq!(http.ended(&first).await["status"], "completed");
+    until("it is idle and paused", async || {
+        let backend = http.get("/generation/backends").await.json["backends"][0].clone();
+        (backend["state"] == "idle" && backend["paused"] == true).then_some(())
+    })
+    .await;
+    assert_eq!(http.job(&second).await["waiting_for"], "paused");
+    assert_eq!(sim.truth().renders_started, 1);
+    http.post("/generation/backends/gpu/resume", &json!(null)).await;
+    assert_eq!(http.ended(&second).await["status"], "completed");
+}
+
+#[tokio::test]
+async fn somebody_elses_queued_render_is_not_taken_for_a_left_over() {
+    let sim = Sim::start(Duration::from_millis(300)).await.unwrap();
+    let stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    let ours = http.submit(&job("ours", &json!({"steps": 8}))).await;
+    until("ours renders", async || sim.truth().running).await;
+    let person = stepcast_tests::client::Http::to(sim.url().trim_start_matches("http://"));
+    let theirs_body = json!({"prompt": "theirs", "steps": 20, "width": 256, "height": 256});
+    let theirs = person.post("/sdapi/v1/txt2img", &theirs_body);
+    let rest = async {
+        assert_eq!(http.ended(&ours).await["status"], "completed");
+        let next = http.submit(&job("next", &json!({}))).await;
+        until("theirs renders", async || sim.truth().running.filter(|job| job.prompt == "theirs")).await;
+        // Asked for while theirs runs: it must not hit theirs.
+        http.post(&format!("/generation/jobs/{next}/cancel"), &json!(null)).await;
+        http.ended(&next).await
+    };
+    let (answer, next) = tokio::join!(theirs, rest);
+    assert_eq!(next["status"], "cancelled", "{next}");
+    assert_eq!(answer.json["images"].as_array().map(Vec::len), Some(1));
+    assert_eq!(sim.truth().interrupts_received, 0, "nobody's render was interrupted");
+    assert!(sim.truth().finished.iter().any(|job| job.prompt == "theirs" && job.outcome == "done"));
+}
