@@ -1,5 +1,6 @@
 //! Scenarios over the whole system: what a person or another service would see, and what must hold behind it.
 
+mod batch;
 mod cancel;
 mod dispatch;
 mod events;

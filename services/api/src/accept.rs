@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use stepcast_shared::events::LifecycleEvent;
@@ -27,10 +28,17 @@ pub struct Submission<'a> {
     pub idempotency_key: Option<&'a str>,
 }
 
+/// What was accepted, in the order in which it was sent.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Batch {
+    pub batch_id: Option<BatchId>,
+    pub jobs: Vec<Accepted>,
+}
+
 /// Checks and stores jobs, and tries to publish their `queued` events for a moment.
 ///
 /// An error means that nothing was stored.
-pub async fn accept(state: &AppState, submission: Submission<'_>) -> Result<Vec<Accepted>, Error> {
+pub async fn accept(state: &AppState, submission: Submission<'_>) -> Result<Batch, Error> {
     let Submission { owner, bodies, batch_id, idempotency_key } = submission;
     let body_hash = idempotency_key.map(|_| hash(&bodies));
     let mut drafts = Vec::with_capacity(bodies.len());
@@ -52,7 +60,8 @@ pub async fn accept(state: &AppState, submission: Submission<'_>) -> Result<Vec<
         events.push(draft.queued(owner, position));
     }
     if let (Some(key), Some(body_hash)) = (idempotency_key, body_hash) {
-        let answer = serde_json::to_string(&accepted).expect("an answer holds only what JSON can say");
+        let batch = Batch { batch_id, jobs: accepted.clone() };
+        let answer = serde_json::to_string(&batch).expect("an answer holds only what JSON can say");
         let first = FirstAnswer { body_hash, answer };
         let earlier =
             idempotency::keep_or_find(&mut transaction, state.db.dialect, owner, key, &first).await?;
@@ -81,7 +90,7 @@ pub async fn accept(state: &AppState, submission: Submission<'_>) -> Result<Vec<
 
     metrics::counter!("stepcast_jobs_accepted_total").increment(accepted.len() as u64);
     state.publisher.publish_promptly(events).await;
-    Ok(accepted)
+    Ok(Batch { batch_id, jobs: accepted })
 }
 
 /// A job that is checked and not yet stored.
@@ -192,7 +201,7 @@ pub async fn keep_input(
     Ok(())
 }
 
-fn replay(earlier: &FirstAnswer, body_hash: &str) -> Result<Vec<Accepted>, Error> {
+fn replay(earlier: &FirstAnswer, body_hash: &str) -> Result<Batch, Error> {
     if earlier.body_hash != body_hash {
         return Err(Error::KeyReused);
     }

@@ -51,6 +51,25 @@ pub async fn cancel(state: &AppState, owner: &Owner, job_id: JobId) -> Result<Ca
     }
 }
 
+/// Cancels many jobs of an owner, and says what became of each. Errors only if something of ours is away.
+pub async fn cancel_all(
+    state: &AppState,
+    owner: &Owner,
+    job_ids: &[JobId],
+) -> Result<Vec<CancelOutcome>, Error> {
+    let mut outcomes = Vec::with_capacity(job_ids.len());
+    for job_id in job_ids.iter().copied() {
+        let refused = |status, message: String| CancelOutcome { job_id, success: false, status, message };
+        outcomes.push(match cancel(state, owner, job_id).await {
+            Ok(outcome) => outcome,
+            Err(Error::WrongState(status)) => refused(Some(status), format!("The job is {status}.")),
+            Err(Error::JobNotFound(_)) => refused(None, format!("There is no job {job_id}.")),
+            Err(error) => return Err(error),
+        });
+    }
+    Ok(outcomes)
+}
+
 fn outcome(job_id: JobId, status: Status, message: &str) -> CancelOutcome {
     CancelOutcome { job_id, success: true, status: Some(status), message: message.to_owned() }
 }

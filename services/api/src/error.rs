@@ -1,7 +1,7 @@
 //! What can go wrong with a request, and what its client is told.
 
 use axum::response::{IntoResponse, Response};
-use stepcast_shared::ids::JobId;
+use stepcast_shared::ids::{BatchId, JobId};
 use stepcast_shared::messages::Status;
 use stepcast_shared::problem::{FieldError, Problem};
 use tracing::error;
@@ -24,6 +24,9 @@ pub enum Error {
     /// No such job.
     #[error("no job {0}")]
     JobNotFound(String),
+    /// No such batch.
+    #[error("no batch {0}")]
+    BatchNotFound(BatchId),
     /// No such image.
     #[error("job {0} has no image {1}")]
     ImageNotFound(JobId, usize),
@@ -74,6 +77,8 @@ impl Error {
             Self::JobNotFound(id) => {
                 Problem::new(404, "job-not-found", "Job not found").detail(format!("There is no job {id}."))
             }
+            Self::BatchNotFound(id) => Problem::new(404, "batch-not-found", "Batch not found")
+                .detail(format!("There is no batch {id}.")),
             Self::ImageNotFound(..) => {
                 Problem::new(404, "image-not-found", "Image not found").detail(sentence(self))
             }

@@ -12,8 +12,8 @@ use stepcast_shared::ids::JobId;
 use stepcast_shared::messages::EventSeq;
 use stepcast_shared::problem::Problem;
 use stepcast_shared::rpc::{
-    self, ActiveAnswer, ActiveRequest, CancelAnswer, CancelOutcome, CancelRequest, ClaimRequest, GetRequest,
-    LastAnswer, LastMessage, LastRequest, ReleaseRequest, RenewRequest, SubmitAnswer, SubmitRequest,
+    self, ActiveAnswer, ActiveRequest, CancelAnswer, CancelRequest, ClaimRequest, GetRequest, LastAnswer,
+    LastMessage, LastRequest, ReleaseRequest, RenewRequest, SubmitAnswer, SubmitRequest,
 };
 use stepcast_shared::shutdown::Supervisor;
 use tokio::sync::Semaphore;
@@ -151,7 +151,7 @@ async fn submit(state: &AppState, request: SubmitRequest) -> Result<SubmitAnswer
     let place = |index| if single { "/job".to_owned() } else { format!("/jobs/{index}") };
     let bodies = request.jobs.into_iter().enumerate().map(|(index, body)| (place(index), body)).collect();
     let submission = Submission { owner: &request.owner, bodies, batch_id: None, idempotency_key: None };
-    Ok(SubmitAnswer { jobs: accept::accept(state, submission).await? })
+    Ok(SubmitAnswer { jobs: accept::accept(state, submission).await?.jobs })
 }
 
 async fn get(state: &AppState, request: &GetRequest) -> Result<view::Job, Error> {
@@ -185,17 +185,7 @@ fn last_message(job_id: JobId, row: jobs::JobRow) -> Option<LastMessage> {
 
 async fn cancel_all(state: &AppState, request: &CancelRequest) -> Result<CancelAnswer, Error> {
     check_count(request.job_ids.len())?;
-    let mut outcomes = Vec::new();
-    for job_id in request.job_ids.iter().copied() {
-        let refused = |status, message: String| CancelOutcome { job_id, success: false, status, message };
-        outcomes.push(match cancel::cancel(state, &request.owner, job_id).await {
-            Ok(outcome) => outcome,
-            Err(Error::WrongState(status)) => refused(Some(status), format!("The job is {status}.")),
-            Err(Error::JobNotFound(_)) => refused(None, format!("There is no job {job_id}.")),
-            Err(error) => return Err(error),
-        });
-    }
-    Ok(CancelAnswer { jobs: outcomes })
+    Ok(CancelAnswer { jobs: cancel::cancel_all(state, &request.owner, &request.job_ids).await? })
 }
 
 fn check_count(jobs: usize) -> Result<(), Error> {

@@ -221,6 +221,23 @@ pub async fn active(pool: &AnyPool, owner: &Owner, limit: u32) -> sqlx::Result<V
     .await
 }
 
+/// Moves a waiting job of an owner; false if it does not wait.
+pub async fn set_priority(
+    connection: &mut AnyConnection,
+    owner: &Owner,
+    id: JobId,
+    priority: Priority,
+) -> sqlx::Result<bool> {
+    let done =
+        sqlx::query("UPDATE jobs SET priority = $1 WHERE id = $2 AND owner = $3 AND status = 'pending'")
+            .bind(rank(priority))
+            .bind(id.to_string())
+            .bind(owner.as_str())
+            .execute(connection)
+            .await?;
+    Ok(done.rows_affected() > 0)
+}
+
 /// Asks for the end of a job; true if that is news.
 pub async fn mark_cancelling(connection: &mut AnyConnection, id: JobId) -> sqlx::Result<bool> {
     let done = sqlx::query(

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use stepcast_shared::ids::{BackendId, JobId, Owner};
+use stepcast_shared::ids::{BackendId, BatchId, JobId, Owner};
 
 use crate::error::Error;
 use crate::state::AppState;
@@ -104,6 +104,18 @@ impl<S: Sync + Send> FromRequestParts<S> for ImagePath {
             .parse()
             .map_err(|_| Error::BadParameter(format!("`{index}` is not the number of an image.")))?;
         Ok(Self(parse_id(&id)?, index))
+    }
+}
+
+/// A batch's id in the path.
+pub struct BatchPath(pub BatchId);
+
+impl<S: Sync + Send> FromRequestParts<S> for BatchPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let Path(id) = path::<String, S>(parts, state).await?;
+        Ok(Self(parse(&id, "the id of a batch (a UUID with hyphens)")?))
     }
 }
 

@@ -149,10 +149,10 @@ async fn submit(
     let submission =
         Submission { owner, bodies: vec![(String::new(), body)], batch_id: None, idempotency_key };
     let mut accepted = accept::accept(state, submission).await?;
-    Ok(accepted.remove(0))
+    Ok(accepted.jobs.remove(0))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
         Ok(key) if (1..=128).contains(&key.len()) => Ok(Some(key)),
@@ -160,7 +160,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error> {
     }
 }
 
-fn answer(accepted: &Accepted) -> Response {
+pub(super) fn answer(accepted: &Accepted) -> Response {
     (StatusCode::ACCEPTED, [(header::LOCATION, accepted.urls.this.clone())], Json(accepted)).into_response()
 }
 

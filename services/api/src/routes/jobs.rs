@@ -3,16 +3,20 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use futures_util::TryStreamExt as _;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde::{Deserialize, Serialize};
 use stepcast_shared::ids::JobId;
+use stepcast_shared::job::Priority;
 use stepcast_shared::messages::Status;
-use stepcast_shared::problem::Problem;
-use stepcast_shared::rpc::CancelOutcome;
+use stepcast_shared::problem::{FieldError, Problem};
+use stepcast_shared::rpc::{Accepted, CancelOutcome};
 use tracing::warn;
 
-use super::extract::{Caller, JobPath, Params, parse};
+use super::extract::{Caller, JobPath, JsonBody, Params, parse};
+use super::generate;
+use crate::accept::{self, Submission};
 use crate::cancel as cancelling;
 use crate::db::jobs::{self, Filter, JobRow};
 use crate::error::Error;
@@ -55,6 +59,13 @@ pub(super) struct JobPage {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct JobList {
     jobs: Vec<Job>,
+}
+
+/// What can be changed of a waiting job.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PatchRequest {
+    priority: Priority,
 }
 
 /// Whether a cancel will have its way.
@@ -140,6 +151,44 @@ pub(super) async fn cancel(
     let CancelOutcome { success, status, message, .. } =
         cancelling::cancel(&state, &caller.0, path.0).await?;
     Ok(Json(CancelAnswer { success, status, message }))
+}
+
+/// Submit a job again
+///
+/// A new job with the same request, whatever became of the first.
+#[utoipa::path(post, path = "/generation/jobs/{id}/retry", tag = "jobs", params(("id" = JobId, Path)),
+    responses((status = 202, body = Accepted), (status = 404, body = Problem), (status = 422, body = Problem),
+        (status = 429, body = Problem)))]
+pub(super) async fn retry(state: State<AppState>, caller: Caller, path: JobPath) -> Result<Response, Error> {
+    let row = fresh::job(&state, &caller.0, path.0).await?;
+    let body = serde_json::from_str(&row.params).unwrap_or_default();
+    let bodies = vec![(String::new(), body)];
+    let submission = Submission { owner: &caller.0, bodies, batch_id: None, idempotency_key: None };
+    let mut accepted = accept::accept(&state, submission).await?;
+    Ok(generate::answer(&accepted.jobs.remove(0)))
+}
+
+/// Change the priority of a waiting job
+#[utoipa::path(patch, path = "/generation/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
+    request_body = PatchRequest,
+    responses((status = 200, body = Job), (status = 404, body = Problem), (status = 409, body = Problem),
+        (status = 422, body = Problem)))]
+pub(super) async fn patch(
+    state: State<AppState>,
+    caller: Caller,
+    path: JobPath,
+    body: JsonBody,
+) -> Result<Json<Job>, Error> {
+    let patch: PatchRequest = serde_json::from_value(body.0)
+        .map_err(|error| Error::Invalid(vec![FieldError::new("/priority", error.to_string())]))?;
+    let mut transaction = state.db.begin().await?;
+    let moved = jobs::set_priority(&mut transaction, &caller.0, path.0, patch.priority).await?;
+    transaction.commit().await?;
+    let row = fresh::job(&state, &caller.0, path.0).await?;
+    if !moved {
+        return Err(Error::WrongState(row.status()));
+    }
+    Ok(Json(view::job(&state, &row).await?))
 }
 
 /// Delete an ended job with its images

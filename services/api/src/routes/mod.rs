@@ -1,6 +1,7 @@
 //! HTTP: a handler extracts, calls one function, converts.
 
 mod backends;
+mod batch;
 mod docs;
 mod extract;
 mod generate;
@@ -30,7 +31,10 @@ pub fn router(state: AppState) -> Router {
         .routes(routes!(generate::generate))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::active))
-        .routes(routes!(jobs::get, jobs::delete))
+        .routes(routes!(batch::submit))
+        .routes(routes!(batch::cancel))
+        .routes(routes!(jobs::get, jobs::delete, jobs::patch))
+        .routes(routes!(jobs::retry))
         .routes(routes!(jobs::progress))
         .routes(routes!(jobs::cancel))
         .routes(routes!(images::get))
