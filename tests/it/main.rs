@@ -7,6 +7,7 @@ mod events;
 mod failures;
 mod http;
 mod people;
+mod quarantine;
 mod shutdown;
 mod twelve_jobs;
 mod websocket;

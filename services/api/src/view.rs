@@ -87,7 +87,7 @@ pub enum WaitingFor {
     NoCapableBackend,
     /// Every backend that could take it is paused.
     Paused,
-    /// Every backend that could take it cannot be reached.
+    /// Every backend that could take it cannot be reached, or fails whatever it is given.
     BackendDown,
     /// Every backend that could take it works for somebody else.
     ForeignWork,
@@ -219,7 +219,8 @@ fn waiting_for(state: &AppState, row: &JobRow, position: i64, paused: &BTreeSet<
     capable.retain(|backend| !paused.contains(backend.id.as_str()));
     if capable.is_empty() {
         WaitingFor::Paused
-    } else if capable.iter().all(|backend| backend.state == Condition::Down) {
+    } else if capable.iter().all(|backend| matches!(backend.state, Condition::Down | Condition::Quarantined))
+    {
         WaitingFor::BackendDown
     } else if position <= 1
         && capable.iter().all(|backend| matches!(backend.state, Condition::Foreign | Condition::Down))

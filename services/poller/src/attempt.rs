@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use stepcast_shared::events::{self, LifecycleEvent, RecordError};
 use stepcast_shared::ids::BackendId;
-use stepcast_shared::messages::{Complete, EventSeq, JobMessage, Started, Status};
+use stepcast_shared::messages::{Complete, EventSeq, JobError, JobMessage, Started, Status};
 use stepcast_shared::rpc::{self, Claim, HeldClaim, ReleaseRequest};
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument as _, error, info, info_span, warn};
@@ -52,32 +52,32 @@ pub struct Attempt<'a> {
 impl Attempt<'_> {
     /// Runs it to its end. Never fails: what goes wrong becomes the job's outcome, or gives the claim back.
     ///
-    /// Returns what the server may still show of it although it has ended.
-    pub async fn run(self) -> Remains {
+    /// Returns how it ended, if it was posted at all.
+    pub async fn run(self) -> Option<Ended> {
         let span = info_span!("attempt", job_id = %self.claim.job_id, attempt = self.claim.attempt, backend = %self.backend);
         self.run_in_span().instrument(span).await
     }
 
-    async fn run_in_span(self) -> Remains {
+    async fn run_in_span(self) -> Option<Ended> {
         let render = match self.prepare().await {
             Ok(render) => render,
             Err(Unready::GiveBack(reason)) => {
                 self.release(&reason).await;
-                return Remains::Nothing;
+                return None;
             }
             Err(Unready::InputGone(reason)) => {
                 self.fail_unstarted(&reason).await;
-                return Remains::Nothing;
+                return None;
             }
         };
         let baseline = match self.baseline().await {
             Ok(baseline) => baseline,
             Err(reason) => {
                 self.release(&reason).await;
-                return Remains::Nothing;
+                return None;
             }
         };
-        let Some(started) = self.start(&render).await else { return Remains::Nothing };
+        let started = self.start(&render).await?;
         (self.rendering)();
         info!("render started");
         self.pace.note(Instant::now());
@@ -107,19 +107,19 @@ impl Attempt<'_> {
         };
         if stop == Some(Stop::Lost) {
             warn!("the claim is somebody else's; nothing more is said of this attempt");
-            return remains;
+            return Some(Ended { remains, failure: Some(outcome::internal("The claim was lost.")) });
         }
         let verdict = self.judge(&expected, answer, &mut tracker, stop, log_end).await;
         if matches!(verdict, Verdict::Completed { .. }) {
             self.memory.learn(&tracker.finish(duration));
         }
         // The claim is kept alive while images are stored and the outcome is recorded.
-        tokio::select! {
-            () = self.conclude(verdict, stop, duration, started) => {}
+        let failure = tokio::select! {
+            failure = self.conclude(verdict, stop, duration, started) => failure,
             never = watch.keep_claim() => match never {},
-        }
+        };
         self.clear_inflight().await;
-        remains
+        Some(Ended { remains, failure })
     }
 
     async fn prepare(&self) -> Result<Render, Unready> {
@@ -217,15 +217,27 @@ impl Attempt<'_> {
         verify(expected, answer, &evidence)
     }
 
-    /// Stores what came, and records the outcome.
-    async fn conclude(&self, verdict: Verdict, stop: Option<Stop>, duration: Duration, started: u64) {
+    /// Stores what came, and records the outcome. Returns the failure, if it was one.
+    async fn conclude(
+        &self,
+        verdict: Verdict,
+        stop: Option<Stop>,
+        duration: Duration,
+        started: u64,
+    ) -> Option<JobError> {
         let context = Outcome { claim: &self.claim, backend: self.backend, duration, stop };
         let message = outcome::decide(&context, verdict, &*self.shared.images).await;
         let kind = message.kind();
+        let failure = match &message {
+            JobMessage::Complete(complete) => complete.error.clone(),
+            JobMessage::Retrying(retrying) => Some(retrying.error.clone()),
+            JobMessage::Queued(_) | JobMessage::Started(_) | JobMessage::Progress(_) => None,
+        };
         self.record(message, started).await;
         metrics::counter!("stepcast_attempts_total", "outcome" => kind.as_str()).increment(1);
         metrics::histogram!("stepcast_attempt_seconds").record(duration.as_secs_f64());
         info!(outcome = %kind, seconds = duration.as_secs_f64(), "render ended");
+        failure
     }
 
     /// Records an event however long it takes, until another's fences us off or the process ends.
@@ -300,6 +312,15 @@ impl Attempt<'_> {
             warn!(error = %error, "note of a render not cleared");
         }
     }
+}
+
+/// How a posted attempt ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    /// What the server may still show of it.
+    pub remains: Remains,
+    /// Why it was no success.
+    pub failure: Option<JobError>,
 }
 
 /// What a server may go on showing of an attempt that has ended.

@@ -6,22 +6,25 @@ use async_nats::Subscriber;
 use futures_util::StreamExt as _;
 use futures_util::stream::SelectAll;
 use stepcast_shared::ids::JobId;
-use stepcast_shared::messages::{BackendCondition, BackendState, Timestamp};
+use stepcast_shared::messages::{BackendCondition, BackendState, ErrorCode, Timestamp};
 use stepcast_shared::rpc::{self, Claim, ClaimRequest};
 use stepcast_shared::subjects;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::attempt::{Attempt, Remains};
+use crate::attempt::{Attempt, Ended, Remains};
 use crate::config::BackendSpec;
 use crate::context::Shared;
 use crate::lease::Lease;
 use crate::memory::Memory;
 use crate::pace::Pace;
+use crate::plan::{Plan, PlanInput};
+use crate::quarantine::Quarantine;
 use crate::report::report;
 use crate::sample::{Observation, Sample};
 use crate::sdnext::{Look, SdNext};
+use crate::verifier::{Answer, Evidence, TransportKind, Verdict, verify};
 
 /// How often an idle backend asks for work when nobody wakes it, and one that cannot work is looked at.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -35,6 +38,8 @@ const FROZEN: Duration = Duration::from_mins(2);
 const STUCK: Duration = Duration::from_mins(20);
 /// Idle looks in a row after somebody else's work, a second apart.
 const LOOKS_AFTER_FOREIGN: u32 = 2;
+/// Longest wait for a small render; it may have to load a checkpoint first.
+const PROBE_TIMEOUT: Duration = Duration::from_mins(3);
 /// Longest wait for an answer to a claim.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -52,6 +57,7 @@ pub struct Backend {
     frozen: Option<(Observation, Instant)>,
     /// Idle looks in a row that are still needed before somebody else's work counts as done.
     idle_looks: u32,
+    quarantine: Quarantine,
     /// When the server was first seen without a model.
     modelless_since: Option<Instant>,
 }
@@ -72,6 +78,7 @@ impl Backend {
             left_over: None,
             frozen: None,
             idle_looks: 0,
+            quarantine: Quarantine::default(),
             modelless_since: None,
         })
     }
@@ -111,6 +118,9 @@ impl Backend {
                 let condition = self.look().await;
                 looked = (condition == BackendCondition::Idle).then(Instant::now);
                 model = self.state.borrow().as_ref().and_then(|state| state.model.clone());
+                if condition == BackendCondition::Quarantined {
+                    self.probe(lease).await;
+                }
                 if condition != BackendCondition::Idle {
                     self.pause(ASK_EVERY).await;
                     continue;
@@ -154,7 +164,9 @@ impl Backend {
             pace: &mut self.pace,
             rendering: &|| say(&self.state, BackendCondition::Busy, Some(job_id)),
         };
-        let remains = attempt.run().await;
+        let Some(Ended { remains, failure }) = attempt.run().await else { return };
+        let failure = failure.as_ref().map(|error| (error.code, error.message.as_str()));
+        self.quarantine.note(failure, Instant::now());
         if remains == Remains::Nothing {
             return;
         }
@@ -172,13 +184,17 @@ impl Backend {
         let (condition, model, foreign, message) = match self.sdnext.look().await {
             Err(error) => (BackendCondition::Down, None, None, Some(error.to_string())),
             Ok(look) => {
-                let (condition, foreign) = self.judge(&look);
+                let (mut condition, foreign) = self.judge(&look);
+                let unfit = self.quarantine.reason();
+                if condition == BackendCondition::Idle && unfit.is_some() {
+                    condition = BackendCondition::Quarantined;
+                }
                 let message = match condition {
                     BackendCondition::Starting => Some("SD.Next answers and has not loaded a model yet"),
                     BackendCondition::Down => Some("a server answers, and not as SD.Next does"),
                     _ => None,
                 };
-                let message = message.map(str::to_owned);
+                let message = message.map(str::to_owned).or(unfit);
                 (condition, look.model, foreign, message)
             }
         };
@@ -264,6 +280,41 @@ impl Backend {
                 false
             }
         }
+    }
+
+    /// Tries a server that is out of service with a small render of our own, once its rest is over.
+    ///
+    /// Only an idle server is tried, under our lease, as any job would be. One that answers success without images may
+    /// be wedged, which only a forced reload of its checkpoint mends; recorded, and harmless while nothing runs.
+    async fn probe(&mut self, lease: &Lease) {
+        if !self.quarantine.is_probe_due(Instant::now()) || !lease.is_fresh() {
+            return;
+        }
+        let mut verdict = self.probe_once().await;
+        let wedged = |verdict: &Verdict| matches!(verdict, Verdict::Failed { failure, .. } if failure.code == ErrorCode::NoImages);
+        if wedged(&verdict) {
+            warn!(backend = %self.spec.id, "success without images; the checkpoint is reloaded");
+            match self.sdnext.reload_checkpoint().await {
+                Ok(()) => verdict = self.probe_once().await,
+                Err(error) => warn!(backend = %self.spec.id, error = %error, "checkpoint not reloaded"),
+            }
+        }
+        let succeeded = matches!(verdict, Verdict::Completed { .. });
+        info!(backend = %self.spec.id, succeeded, "backend out of service was tried");
+        self.quarantine.probed(succeeded, Instant::now());
+    }
+
+    async fn probe_once(&mut self) -> Verdict {
+        self.pace.note(Instant::now());
+        let body = serde_json::json!({"prompt": "probe", "steps": 1, "width": 64, "height": 64});
+        let plan = Plan::new(&PlanInput::from_body(&body, false));
+        let answer =
+            timeout(PROBE_TIMEOUT, self.sdnext.render("/sdapi/v1/txt2img", body.to_string().into())).await;
+        let answer = answer.unwrap_or_else(|_| Answer::Transport {
+            kind: TransportKind::TimedOut,
+            message: "it did not answer a small render in time".to_owned(),
+        });
+        verify(&plan.expected(true), answer, &Evidence::default())
     }
 
     async fn claim(&self, lease: &Lease, loaded_model: Option<String>) -> Option<Claim> {

@@ -15,6 +15,7 @@ mod memory;
 mod outcome;
 mod pace;
 pub mod plan;
+mod quarantine;
 mod report;
 pub mod sample;
 mod sdnext;

@@ -20,6 +20,8 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer that costs the server no work. During sampling the slowest of a hundred takes 40 ms.
 const QUICK: Duration = Duration::from_secs(5);
+/// Longest wait for a checkpoint to load.
+const RELOAD: Duration = Duration::from_mins(3);
 /// Log lines that are searched after a failure.
 const LOG_LINES: u32 = 100;
 
@@ -133,6 +135,13 @@ impl SdNext {
     pub async fn interrupt(&self) -> Result<(), Unusable> {
         let answer = self.request(Method::POST, "/sdapi/v1/interrupt").send().await;
         let answer = answer.map_err(|error| Unusable::Silent(chain(&error)))?;
+        if answer.status().is_success() { Ok(()) } else { Err(Unusable::Odd(answer.status().as_u16())) }
+    }
+
+    /// Makes the server load its checkpoint anew. Never to be called while anything runs: it takes no lock.
+    pub async fn reload_checkpoint(&self) -> Result<(), Unusable> {
+        let request = self.request(Method::POST, "/sdapi/v1/reload-checkpoint?force=true").timeout(RELOAD);
+        let answer = request.send().await.map_err(|error| Unusable::Silent(chain(&error)))?;
         if answer.status().is_success() { Ok(()) } else { Err(Unusable::Odd(answer.status().as_u16())) }
     }
 

@@ -192,6 +192,7 @@ fn condition(condition: BackendCondition) -> &'static str {
         BackendCondition::Busy => "busy",
         BackendCondition::Foreign => "foreign work",
         BackendCondition::Starting => "starting",
+        BackendCondition::Quarantined => "quarantined",
         BackendCondition::Down => "down",
     }
 }

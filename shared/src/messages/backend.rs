@@ -44,6 +44,8 @@ pub enum BackendCondition {
     Foreign,
     /// Answers, and has no model yet.
     Starting,
+    /// Failed too often in a row; it is tried from time to time.
+    Quarantined,
     /// Cannot be reached.
     Down,
 }
