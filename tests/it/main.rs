@@ -5,6 +5,7 @@ mod cancel;
 mod dispatch;
 mod events;
 mod failures;
+mod faults;
 mod http;
 mod people;
 mod quarantine;

@@ -45,18 +45,27 @@ impl Http {
 
     /// Any request.
     pub async fn send(&self, method: Method, path: &str, body: Bytes, headers: &[(&str, &str)]) -> Answer {
+        let answered = self.try_send(method, path, body, headers);
+        within(&format!("{path} answers"), answered).await.unwrap_or_else(|error| panic!("{path}: {error:?}"))
+    }
+
+    /// Any request, over a connection that may break.
+    pub async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        headers: &[(&str, &str)],
+    ) -> reqwest::Result<Answer> {
         let mut request = self.client.request(method, format!("{}{path}", self.base)).body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let answered = async {
-            let answer = request.send().await?;
-            let (status, headers) = (answer.status(), answer.headers().clone());
-            let bytes = answer.bytes().await?;
-            let json = serde_json::from_slice(&bytes).unwrap_or_default();
-            Ok::<_, reqwest::Error>(Answer { status, headers, bytes, json })
-        };
-        within(&format!("{path} answers"), answered).await.unwrap_or_else(|error| panic!("{path}: {error:?}"))
+        let answer = request.send().await?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let bytes = answer.bytes().await?;
+        let json = serde_json::from_slice(&bytes).unwrap_or_default();
+        Ok(Answer { status, headers, bytes, json })
     }
 
     /// Submits a job that must be accepted, and returns its id.

@@ -3,8 +3,16 @@
 
 pub mod check;
 pub mod client;
+pub mod faults;
+pub mod fleet;
+pub mod follower;
+pub mod ledger;
+pub mod life;
+pub mod live;
+pub mod load;
 pub mod nats;
 pub mod process;
+pub mod proxy;
 pub mod sim;
 pub mod stack;
 pub mod wait;

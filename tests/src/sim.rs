@@ -38,6 +38,11 @@ impl Sim {
         format!("http://{}", self.address)
     }
 
+    /// Its address, `host:port`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
     /// What really happens inside.
     pub fn truth(&self) -> Truth {
         self.handle.truth()

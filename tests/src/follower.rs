@@ -1,0 +1,155 @@
+//! A WebSocket client as ours are asked to be: it comes back when it is cut off, and keeps everything it was told.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use crate::watcher::Told;
+
+/// Pause before a lost connection is made again, and before a refused subscription is asked for again.
+const AGAIN_AFTER: Duration = Duration::from_millis(300);
+/// Longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// What a follower asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// All jobs; after a loss all jobs, and by their ids those that exist by then.
+    All,
+    /// Each job by its id, from when it is accepted.
+    Ids,
+}
+
+/// A client of one gateway.
+pub struct Follower {
+    connections: Arc<Mutex<Vec<Vec<Told>>>>,
+    _following: JoinSet<()>,
+}
+
+impl Follower {
+    /// Follows the jobs of `ids` on the gateway at `host:port`.
+    pub fn start(address: String, interest: Interest, ids: watch::Receiver<Vec<String>>) -> Self {
+        let connections = Arc::new(Mutex::new(Vec::new()));
+        let mut following = JoinSet::new();
+        following.spawn(follow(address, interest, ids, connections.clone()));
+        Self { connections, _following: following }
+    }
+
+    /// What was told of a job on each connection, in order; connections that told nothing are left out.
+    pub fn about(&self, job_id: &str) -> Vec<Vec<Told>> {
+        let connections = self.connections.lock().expect("no code panics while it holds this lock");
+        let about = connections.iter().map(|told| {
+            told.iter().filter(|told| told.message["data"]["job_id"] == job_id).cloned().collect::<Vec<_>>()
+        });
+        about.filter(|told| !told.is_empty()).collect()
+    }
+
+    /// Whether the job's end was told.
+    pub fn knows_end(&self, job_id: &str) -> bool {
+        let connections = self.connections.lock().expect("no code panics while it holds this lock");
+        connections.iter().flatten().any(|told| {
+            told.message["type"] == "generation_complete" && told.message["data"]["job_id"] == job_id
+        })
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.connections.lock().expect("no code panics while it holds this lock").len()
+    }
+}
+
+async fn follow(
+    address: String,
+    interest: Interest,
+    mut ids: watch::Receiver<Vec<String>>,
+    connections: Arc<Mutex<Vec<Vec<Told>>>>,
+) {
+    loop {
+        let url = format!("ws://{address}/ws/progress");
+        if let Ok(Ok((socket, _))) = timeout(CONNECT, tokio_tungstenite::connect_async(url)).await {
+            let first = {
+                let mut connections = connections.lock().expect("no code panics while it holds this lock");
+                connections.push(Vec::new());
+                connections.len() == 1
+            };
+            let keep = |told: Told| {
+                let mut connections = connections.lock().expect("no code panics while it holds this lock");
+                connections.last_mut().expect("pushed above").push(told);
+            };
+            // A loss of any kind is answered by coming back.
+            let _ = converse(socket, interest, first, &mut ids, keep).await;
+        }
+        sleep(AGAIN_AFTER).await;
+    }
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+async fn converse(
+    socket: Socket,
+    interest: Interest,
+    first: bool,
+    ids: &mut watch::Receiver<Vec<String>>,
+    keep: impl Fn(Told),
+) -> Option<()> {
+    let (mut sink, mut stream) = socket.split();
+    let mut asked = 0;
+    if interest == Interest::All {
+        sink.send(all()).await.ok()?;
+    }
+    // Those that existed before this connection are asked for by all; later ones by those who follow ids.
+    let by_id = interest == Interest::Ids || !first;
+    if by_id {
+        asked = ask(&mut sink, ids, 0).await?;
+    }
+    loop {
+        tokio::select! {
+            changed = ids.changed(), if interest == Interest::Ids => {
+                changed.ok()?;
+                asked = ask(&mut sink, ids, asked).await?;
+            }
+            message = stream.next() => match message?.ok()? {
+                Message::Text(text) => {
+                    let message: Value = serde_json::from_str(&text).expect("the server sends JSON");
+                    if message["type"] == "error" {
+                        sleep(AGAIN_AFTER).await;
+                        if interest == Interest::All {
+                            sink.send(all()).await.ok()?;
+                        }
+                        if by_id {
+                            asked = ask(&mut sink, ids, 0).await?;
+                        }
+                    }
+                    keep(Told { at: Instant::now(), message });
+                }
+                Message::Close(_) => return None,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn all() -> Message {
+    Message::text(json!({"type": "subscribe", "job_ids": null}).to_string())
+}
+
+/// Subscribes to the jobs from the one at `from` on, and returns how many there are.
+async fn ask(
+    sink: &mut futures_util::stream::SplitSink<Socket, Message>,
+    ids: &mut watch::Receiver<Vec<String>>,
+    from: usize,
+) -> Option<usize> {
+    let all = ids.borrow_and_update().clone();
+    if let Some(new) = all.get(from..).filter(|new| !new.is_empty()) {
+        sink.send(Message::text(json!({"type": "subscribe", "job_ids": new}).to_string())).await.ok()?;
+    }
+    Some(all.len())
+}
