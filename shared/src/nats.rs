@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, Republish, RetentionPolicy};
 use async_nats::jetstream::{self, kv};
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use futures_util::StreamExt;
+use futures_util::future::{try_join, try_join_all};
 use serde::Serialize;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::config::NatsConfig;
@@ -25,6 +28,12 @@ pub const MULTI_LAST_LIMIT: usize = 500;
 const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 /// Longest wait for a first connection. Services start together; whoever is first waits for the broker.
 const FIRST_CONNECTION: Duration = Duration::from_secs(30);
+/// How long a cluster may take to find all its servers and a leader; three times what was measured.
+const SETTLING: Duration = Duration::from_secs(30);
+/// How long the making of a stream may go unanswered.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+/// Copies of everything on a cluster.
+const REPLICAS: usize = 3;
 
 /// Connects, waiting up to 30 s for the server to appear.
 pub async fn connect(service: &str, config: &NatsConfig) -> anyhow::Result<Client> {
@@ -54,11 +63,11 @@ pub async fn connect(service: &str, config: &NatsConfig) -> anyhow::Result<Clien
         }
     };
     let urls: Vec<&str> = config.nats_url.split(',').map(str::trim).collect();
-    let deadline = tokio::time::Instant::now() + FIRST_CONNECTION;
+    let deadline = Instant::now() + FIRST_CONNECTION;
     loop {
         match options().connect(urls.as_slice()).await {
             Ok(client) => return Ok(client),
-            Err(error) if tokio::time::Instant::now() >= deadline => {
+            Err(error) if Instant::now() >= deadline => {
                 return Err(error).with_context(|| format!("no NATS server answers at {}", config.nats_url));
             }
             Err(_) => tokio::time::sleep(RECONNECT_DELAY).await,
@@ -68,29 +77,108 @@ pub async fn connect(service: &str, config: &NatsConfig) -> anyhow::Result<Clien
 
 /// Creates or updates every stream and bucket, then checks that the server does what the design rests on.
 ///
-/// Idempotent: whoever starts first does it.
+/// Idempotent, and harmless beside others that do the same: whoever starts first does it. On a cluster everything has
+/// three replicas, and what an earlier start made with one is raised to three. A cluster that is electing a leader is
+/// waited for, up to 30 s.
 pub async fn prepare(client: &Client) -> anyhow::Result<jetstream::Context> {
+    check_version(client)?;
     let context = jetstream::new(client.clone());
-    let replicas = if client.server_info().cluster.is_some() { 3 } else { 1 };
-    for stream in streams(replicas) {
-        let name = stream.name.clone();
-        context
-            .create_or_update_stream(stream)
-            .await
-            .with_context(|| format!("stream {name} cannot be made"))?;
+    // Of two processes that make the same stream at once, one may never be answered: it asks again soon, and finds it.
+    let mut impatient = jetstream::new(client.clone());
+    impatient.set_timeout(ANSWERED_WITHIN);
+    let settled = Instant::now() + SETTLING;
+    let replicas = if client.server_info().cluster.is_some() { REPLICAS } else { 1 };
+    let streams = streams().map(|stream| {
+        let what = format!("stream {}", stream.name);
+        let context = &impatient;
+        make(what, replicas, settled, async move |num_replicas| {
+            let stream = StreamConfig { num_replicas, ..stream.clone() };
+            context.create_or_update_stream(stream).await.map(drop).map_err(anyhow::Error::new)
+        })
+    });
+    let buckets = buckets().map(|bucket| {
+        let what = format!("bucket {}", bucket.bucket);
+        let context = &impatient;
+        make(what, replicas, settled, async move |num_replicas| {
+            let bucket = kv::Config { num_replicas, ..bucket.clone() };
+            context.create_or_update_key_value(bucket).await.map(drop).map_err(anyhow::Error::new)
+        })
+    });
+    try_join(try_join_all(streams), try_join_all(buckets)).await?;
+    loop {
+        match self_test(client, &context).await {
+            Ok(()) => return Ok(context),
+            // The leader of a stream just made may not be elected yet.
+            Err(Unfit::NoAnswer(_)) if Instant::now() < settled => tokio::time::sleep(RECONNECT_DELAY).await,
+            Err(Unfit::NoAnswer(error) | Unfit::TooOld(error)) => return Err(error),
+        }
     }
-    for bucket in buckets(replicas) {
-        let name = bucket.bucket.clone();
-        context
-            .create_or_update_key_value(bucket)
-            .await
-            .with_context(|| format!("bucket {name} cannot be made"))?;
-    }
-    self_test(client, &context).await?;
-    Ok(context)
 }
 
-fn streams(num_replicas: usize) -> [StreamConfig; 3] {
+/// Older servers ignore what they do not know in silence: no stream is made on one.
+fn check_version(client: &Client) -> anyhow::Result<()> {
+    // Some builds have no version that can be read; the test that follows decides on those.
+    let version = client.server_info().version;
+    let readable = client.is_server_compatible(0, 0, 0);
+    ensure!(!readable || client.is_server_compatible(2, 14, 0), "{}", too_old(&version));
+    Ok(())
+}
+
+fn too_old(version: &str) -> String {
+    format!("NATS {version} is too old for Stepcast, which needs 2.14 or later")
+}
+
+/// Makes one stream or bucket, again and again until the cluster has settled.
+///
+/// A cluster that has too few servers for three replicas by then gets one, and a warning: the next start raises it.
+async fn make(
+    what: String,
+    mut replicas: usize,
+    settled: Instant,
+    attempt: impl AsyncFn(usize) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    loop {
+        let Err(error) = attempt(replicas).await else { return Ok(()) };
+        let code = refusal(&error);
+        if may_pass(code) && Instant::now() < settled {
+            tokio::time::sleep(RECONNECT_DELAY).await;
+        } else if code == Some(ErrorCode::CLUSTER_NO_PEERS) && replicas > 1 {
+            warn!(
+                what,
+                "the NATS cluster has fewer than {REPLICAS} servers: what it stores is not replicated"
+            );
+            replicas = 1;
+        } else {
+            return Err(error).with_context(|| format!("{what} cannot be made"));
+        }
+    }
+}
+
+/// Why JetStream refused; `None` if it did not answer at all.
+fn refusal(error: &anyhow::Error) -> Option<ErrorCode> {
+    error.chain().find_map(|cause| match cause.downcast_ref::<CreateStreamError>()?.kind() {
+        CreateStreamErrorKind::JetStream(refusal) => Some(refusal.error_code()),
+        _ => None,
+    })
+}
+
+/// Whether it may be otherwise in a moment: servers still join, a leader is being elected, or another process makes
+/// the same stream right now.
+fn may_pass(code: Option<ErrorCode>) -> bool {
+    const PASSING: [ErrorCode; 8] = [
+        ErrorCode::CLUSTER_NO_PEERS,
+        ErrorCode::CLUSTER_NOT_AVAILABLE,
+        ErrorCode::CLUSTER_NOT_ACTIVE,
+        ErrorCode::CLUSTER_NOT_LEADER,
+        ErrorCode::CLUSTER_INCOMPLETE,
+        ErrorCode::CLUSTER_NOT_ASSIGNED,
+        ErrorCode::STREAM_NAME_EXIST,
+        ErrorCode::STREAM_OFFLINE,
+    ];
+    code.is_none_or(|code| PASSING.contains(&code))
+}
+
+fn streams() -> [StreamConfig; 3] {
     [
         StreamConfig {
             name: subjects::EVENTS_STREAM.to_owned(),
@@ -105,7 +193,6 @@ fn streams(num_replicas: usize) -> [StreamConfig; 3] {
                 destination: subjects::REPUBLISH_DESTINATION.to_owned(),
                 headers_only: false,
             }),
-            num_replicas,
             ..StreamConfig::default()
         },
         StreamConfig {
@@ -116,7 +203,6 @@ fn streams(num_replicas: usize) -> [StreamConfig; 3] {
             max_age: Duration::from_secs(30),
             duplicate_window: Duration::from_secs(30),
             allow_direct: true,
-            num_replicas,
             ..StreamConfig::default()
         },
         StreamConfig {
@@ -125,36 +211,38 @@ fn streams(num_replicas: usize) -> [StreamConfig; 3] {
             subjects: vec![subjects::ALL_DEAD.to_owned()],
             max_age: EVENTS_MAX_AGE,
             max_bytes: 64 * 1024 * 1024,
-            num_replicas,
             ..StreamConfig::default()
         },
     ]
 }
 
-fn buckets(num_replicas: usize) -> [kv::Config; 2] {
+fn buckets() -> [kv::Config; 2] {
     [
         kv::Config {
             bucket: subjects::LEASES_BUCKET.to_owned(),
             description: "Who holds a backend".to_owned(),
             max_age: LEASE_MAX_AGE,
             history: 1,
-            num_replicas,
             ..kv::Config::default()
         },
         kv::Config {
             bucket: subjects::INFLIGHT_BUCKET.to_owned(),
             description: "What a backend is rendering".to_owned(),
             history: 1,
-            num_replicas,
             ..kv::Config::default()
         },
     ]
 }
 
-/// Older servers ignore what they do not know in silence, so what we rest on is tried rather than read from a version.
-async fn self_test(client: &Client, context: &jetstream::Context) -> anyhow::Result<()> {
-    let version = client.server_info().version;
-    let too_old = || format!("NATS {version} is too old for Stepcast, which needs 2.14 or later");
+/// Why a server cannot be used.
+enum Unfit {
+    TooOld(anyhow::Error),
+    NoAnswer(anyhow::Error),
+}
+
+/// What we rest on is tried rather than trusted to a version.
+async fn self_test(client: &Client, context: &jetstream::Context) -> Result<(), Unfit> {
+    let too_old = || too_old(&client.server_info().version);
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", "4000000000000");
     headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", "stepcast.v1.event.self-test.*.*");
@@ -167,13 +255,23 @@ async fn self_test(client: &Client, context: &jetstream::Context) -> anyhow::Res
     };
     match refused {
         Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
-        Err(error) => return Err(error).context("the event stream does not answer"),
-        Ok(_) => bail!("{}: it does not check the expected sequence of a subject", too_old()),
+        Err(error) => {
+            return Err(Unfit::NoAnswer(
+                anyhow::Error::new(error).context("the event stream does not answer"),
+            ));
+        }
+        Ok(_) => {
+            let what = "it does not check the expected sequence of a subject";
+            return Err(Unfit::TooOld(anyhow::anyhow!("{}: {what}", too_old())));
+        }
     }
     let nothing = ["stepcast.v1.event.self-test.none.*".to_owned()];
-    let answered = multi_last(client, subjects::EVENTS_STREAM, &nothing).await;
-    ensure!(answered.is_ok(), "{}: it does not answer multi_last", too_old());
-    Ok(())
+    match multi_last(client, subjects::EVENTS_STREAM, &nothing).await {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(Unfit::NoAnswer(error.context(format!("{}: it does not answer multi_last", too_old()))))
+        }
+    }
 }
 
 #[derive(Serialize)]
