@@ -8,7 +8,7 @@ SHELL := /bin/bash
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help up test bench soak fmt lint build clean tools-cargo tools-nats tools-python tools-browser
+.PHONY: help up test bench soak fmt lint build clean tools-cargo tools-nats tools-postgres tools-python tools-browser
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,14 +18,14 @@ up: tools-cargo tools-nats ## Build Stepcast and run the demo on http://127.0.0.
 	cargo build --release --locked --bin stepcast
 	exec target/release/stepcast up --demo $(ARGS)
 
-test: tools-cargo tools-nats tools-python tools-browser ## Format, lint, build and run every test
+test: tools-cargo tools-nats tools-postgres tools-python tools-browser ## Format, lint, build and run every test
 	@./.ci/check
 
 bench: tools-cargo tools-nats ## Measure; prints ratios and figures of one run
 	cargo build --release --locked --bins
 	target/release/stepcast-bench $(ARGS)
 
-soak: tools-cargo tools-nats tools-python ## The long versions of tests that have one
+soak: tools-cargo tools-nats tools-postgres tools-python tools-browser ## The long versions of tests that have one
 	STEPCAST_SOAK=1 ./.ci/check
 
 fmt: ## Format the code
@@ -46,6 +46,9 @@ tools-cargo:
 
 tools-nats:
 	@./.ci/install nats
+
+tools-postgres:
+	@./.ci/install postgres
 
 tools-python:
 	@./.ci/install python

@@ -2,13 +2,16 @@
 
 mod batch;
 mod cancel;
+mod cluster;
 mod dispatch;
 mod events;
 mod failures;
 mod faults;
 mod http;
 mod people;
+mod postgres;
 mod quarantine;
+mod recorded;
 mod shutdown;
 mod twelve_jobs;
 mod websocket;

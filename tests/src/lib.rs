@@ -3,6 +3,8 @@
 
 pub mod check;
 pub mod client;
+pub mod cluster;
+pub mod database;
 pub mod faults;
 pub mod fleet;
 pub mod follower;
@@ -11,6 +13,7 @@ pub mod life;
 pub mod live;
 pub mod load;
 pub mod nats;
+pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod sim;

@@ -20,20 +20,36 @@ pub struct Stack {
     api_address: String,
     gateway_address: String,
     backends: String,
+    setup: Setup,
+}
+
+/// What differs from a stack of one machine.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Another database than a file in the stack's folder.
+    pub database_url: Option<String>,
+    /// Further variables of the api.
+    pub api: Vec<(&'static str, String)>,
 }
 
 impl Stack {
     /// Starts everything over these backends (`id`, `url`), and waits until all of it is ready.
     pub async fn start(backends: &[(&str, String)]) -> anyhow::Result<Self> {
+        Self::start_on(Setup::default(), backends).await
+    }
+
+    /// As [`Stack::start`], with a setup of its own.
+    pub async fn start_on(setup: Setup, backends: &[(&str, String)]) -> anyhow::Result<Self> {
         let nats = NatsServer::start().await?;
         let folder = tempfile::tempdir()?;
         let backends = backends.iter().map(|(id, url)| format!("{id}={url}")).collect::<Vec<_>>().join(",");
-        let mut api = Process::start("api", &mut api_command(&nats, &folder))?;
+        let mut api = Process::start("api", &mut api_command(&nats, &folder, &setup))?;
         let api_address = api.address().await?;
-        let mut gateway = Process::start("gateway", &mut service("stepcast-gateway", &nats))?;
+        let mut gateway = Process::start("gateway", &mut service("stepcast-gateway", &nats.url()))?;
         let gateway_address = gateway.address().await?;
         let poller = Process::start("poller", &mut poller_command(&nats, &folder, &backends))?;
-        let stack = Self { nats, api, gateway, poller, folder, api_address, gateway_address, backends };
+        let stack =
+            Self { nats, api, gateway, poller, folder, api_address, gateway_address, backends, setup };
         stack.wait_for_backends().await;
         Ok(stack)
     }
@@ -62,9 +78,26 @@ impl Stack {
 
     /// Starts the api again, on a new port, after it was stopped or killed.
     pub async fn restart_api(&mut self) -> anyhow::Result<()> {
-        self.api = Process::start("api", &mut api_command(&self.nats, &self.folder))?;
+        self.api = Process::start("api", &mut api_command(&self.nats, &self.folder, &self.setup))?;
         self.api_address = self.api.address().await?;
         Ok(())
+    }
+
+    /// Starts one more api beside the first.
+    pub async fn another_api(&self) -> anyhow::Result<(Process, Http)> {
+        let mut api = Process::start("api", &mut api_command(&self.nats, &self.folder, &self.setup))?;
+        let http = Http::to(&api.address().await?);
+        Ok((api, http))
+    }
+
+    /// The address of its database.
+    pub fn database_url(&self) -> String {
+        database_url(&self.folder, &self.setup)
+    }
+
+    /// The folder of its images.
+    pub fn images(&self) -> std::path::PathBuf {
+        self.folder.path().join("images")
     }
 
     async fn wait_for_backends(&self) {
@@ -77,25 +110,32 @@ impl Stack {
     }
 }
 
-fn service(name: &str, nats: &NatsServer) -> Command {
+/// One of our binaries, on a NATS server and a free port.
+pub fn service(name: &str, nats_url: &str) -> Command {
     let mut command = Command::new(binary(name));
     command
-        .env("STEPCAST_NATS_URL", nats.url())
+        .env("STEPCAST_NATS_URL", nats_url)
         .env("STEPCAST_LISTEN", "127.0.0.1:0")
         .env("STEPCAST_LOG_FORMAT", "json");
     command
 }
 
-fn api_command(nats: &NatsServer, folder: &TempDir) -> Command {
-    let mut command = service("stepcast-api", nats);
+fn api_command(nats: &NatsServer, folder: &TempDir, setup: &Setup) -> Command {
+    let mut command = service("stepcast-api", &nats.url());
     command
-        .env("STEPCAST_DATABASE_URL", format!("sqlite://{}/stepcast.db", folder.path().display()))
-        .env("STEPCAST_IMAGES_URL", images_url(folder));
+        .env("STEPCAST_DATABASE_URL", database_url(folder, setup))
+        .env("STEPCAST_IMAGES_URL", images_url(folder))
+        .envs(setup.api.iter().cloned());
     command
 }
 
+fn database_url(folder: &TempDir, setup: &Setup) -> String {
+    let file = || format!("sqlite://{}/stepcast.db", folder.path().display());
+    setup.database_url.clone().unwrap_or_else(file)
+}
+
 fn poller_command(nats: &NatsServer, folder: &TempDir, backends: &str) -> Command {
-    let mut command = service("stepcast-poller", nats);
+    let mut command = service("stepcast-poller", &nats.url());
     command.env("STEPCAST_SDNEXT", backends).env("STEPCAST_IMAGES_URL", images_url(folder));
     // Simulated servers have no limit unless a test gives them one.
     command.env("STEPCAST_POSTS_PER_MINUTE", "0");

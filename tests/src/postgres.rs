@@ -1,0 +1,136 @@
+//! A real PostgreSQL, one throw-away cluster per test.
+
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::process::Process;
+
+/// How often a port may turn out to be taken between its choice and its use.
+const TRIES: u32 = 5;
+/// How long a cluster may take to let go of its shared memory.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// A cluster on a free loopback port, with one empty database.
+pub struct Postgres {
+    process: Process,
+    port: u16,
+    // Dropped after the process.
+    _folder: TempDir,
+}
+
+impl Postgres {
+    /// Starts one, and waits until it takes connections.
+    ///
+    /// `None`, with a word about it, where PostgreSQL is not installed; in CI that is a failure. `.ci/install
+    /// postgres` says it where it is seen, as the output of a test that passes is not.
+    pub async fn start() -> anyhow::Result<Option<Self>> {
+        let Some(programs) = programs() else {
+            if in_ci() {
+                bail!("PostgreSQL is not installed; `.ci/install postgres` does it");
+            }
+            eprintln!("SKIPPED: PostgreSQL is not installed, so nothing was tested on it");
+            return Ok(None);
+        };
+        let folder = tempfile::tempdir()?;
+        let user = unprivileged_user().await?;
+        if let Some((uid, gid)) = user {
+            chown(folder.path(), Some(uid), Some(gid))?;
+        }
+        let data = folder.path().join("data");
+        let mut initdb = command(&programs.join("initdb"), &folder, user);
+        initdb.args([
+            "--username=stepcast",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+            "-D",
+        ]);
+        let made = initdb.arg(&data).output().await?;
+        if !made.status.success() {
+            bail!("initdb failed: {}", String::from_utf8_lossy(&made.stderr));
+        }
+        let mut tries = 1;
+        loop {
+            let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+            let mut postgres = command(&programs.join("postgres"), &folder, user);
+            postgres.arg("-D").arg(&data).args(["-h", "127.0.0.1", "-p", &port.to_string()]);
+            // What is tested is what a statement does; a cluster that nobody keeps need not survive a power cut.
+            for setting in ["fsync=off", "unix_socket_directories=", "dynamic_shared_memory_type=mmap"] {
+                postgres.args(["-c", setting]);
+            }
+            let mut process = Process::start("postgres", &mut postgres)?;
+            let ready = process.line(|line| line.contains("ready to accept connections").then_some(())).await;
+            match ready {
+                Ok(()) => return Ok(Some(Self { process, port, _folder: folder })),
+                Err(_) if tries < TRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Its empty database.
+    pub fn url(&self) -> String {
+        format!("postgres://stepcast@127.0.0.1:{}/postgres", self.port)
+    }
+}
+
+impl Drop for Postgres {
+    /// Asked to end at once it removes its shared memory, which it would leave behind if it were killed.
+    fn drop(&mut self) {
+        if !self.process.is_running() {
+            return;
+        }
+        self.process.signal(Signal::QUIT);
+        let begun = Instant::now();
+        while self.process.is_running() && begun.elapsed() < LAST_WORDS {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// A program of PostgreSQL, which refuses to run as root.
+fn command(program: &Path, folder: &TempDir, user: Option<(u32, u32)>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(folder.path()).env("LC_ALL", "C");
+    if let Some((uid, gid)) = user {
+        command.uid(uid).gid(gid);
+    }
+    command
+}
+
+/// Where `initdb` and `postgres` are: on the path, or where Debian puts them, the newest first.
+fn programs() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    if let Ok(versions) = std::fs::read_dir("/usr/lib/postgresql") {
+        let mut versions: Vec<PathBuf> =
+            versions.flatten().map(|version| version.path().join("bin")).collect();
+        versions.sort();
+        folders.extend(versions.into_iter().rev());
+    }
+    folders.into_iter().find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
+}
+
+fn in_ci() -> bool {
+    std::env::var_os("CI").is_some()
+}
+
+/// The user and group `postgres` if this is root, which may not run a cluster itself.
+async fn unprivileged_user() -> anyhow::Result<Option<(u32, u32)>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let ask = async |flag: &str| {
+        let answer = Command::new("id").args([flag, "postgres"]).output().await?;
+        let id = String::from_utf8(answer.stdout)?;
+        id.trim().parse::<u32>().context("there is no user `postgres` to run a cluster as")
+    };
+    Ok(Some((ask("-u").await?, ask("-g").await?)))
+}
