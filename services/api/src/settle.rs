@@ -21,6 +21,8 @@ use crate::outbox::Publisher;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Jobs settled at once.
 const BATCH: u32 = 100;
+/// How long a process that is alone leaves to its poller what its earlier life held.
+const TAKE_UP: Duration = Duration::from_secs(10);
 /// Pause before a job whose poller vanished is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
@@ -42,12 +44,8 @@ impl Settler {
     /// been connected to NATS and the database for one full lease.
     pub async fn run(self, stopping: CancellationToken) -> anyhow::Result<()> {
         let lease = Duration::from_secs(LEASE_SECONDS);
-        if self.sole_process {
-            let mut transaction = self.db.begin().await?;
-            claims::end_all(&mut transaction).await?;
-            transaction.commit().await?;
-            self.settle(true).await?;
-        }
+        let started = Instant::now();
+        let mut earlier_life = if self.sole_process { Some(self.db.now().await?) } else { None };
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut connected_since = Instant::now();
@@ -60,11 +58,26 @@ impl Settler {
                 connected_since = Instant::now();
                 continue;
             }
-            if let Err(cause) = self.settle(connected_since.elapsed() >= lease).await {
+            let mut leases_count = connected_since.elapsed() >= lease;
+            // By then our own poller has taken up again what it could of its earlier life.
+            if let Some(since) = earlier_life.take_if(|_| started.elapsed() >= TAKE_UP) {
+                leases_count = true;
+                if let Err(cause) = self.end_claims_before(since).await {
+                    warn!(error = %cause, "claims of an earlier life not ended yet");
+                    earlier_life = Some(since);
+                }
+            }
+            if let Err(cause) = self.settle(leases_count).await {
                 warn!(error = %cause, "jobs not settled");
                 connected_since = Instant::now();
             }
         }
+    }
+
+    async fn end_claims_before(&self, time: i64) -> sqlx::Result<()> {
+        let mut transaction = self.db.begin().await?;
+        claims::end_before(&mut transaction, time).await?;
+        transaction.commit().await
     }
 
     async fn settle(&self, leases_count: bool) -> sqlx::Result<()> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use stepcast_shared::events::{self, LifecycleEvent, RecordError};
 use stepcast_shared::ids::BackendId;
-use stepcast_shared::messages::{Complete, EventSeq, JobError, JobMessage, Started, Status};
+use stepcast_shared::messages::{Complete, EventSeq, JobError, JobMessage, Started, Status, Timestamp};
 use stepcast_shared::rpc::{self, Claim, HeldClaim, ReleaseRequest};
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument as _, error, info, info_span, warn};
@@ -18,6 +18,7 @@ use crate::lease::Lease;
 use crate::memory::Memory;
 use crate::outcome::{self, Outcome};
 use crate::pace::Pace;
+use crate::recover::Note;
 use crate::sample::Sample;
 use crate::sdnext::{LogEnd, SdNext};
 use crate::stop::Stop;
@@ -85,6 +86,7 @@ impl Attempt<'_> {
         let plan = render.plan.clone();
         let mut tracker = Tracker::new(plan, &self.memory.weights, Some(&baseline));
         let log_end = self.sdnext.log_end().await;
+        self.note_inflight().await;
         let begun = Instant::now();
         let watch = Watch::new(self.shared, self.sdnext, &self.claim, self.backend, begun);
         let expected = render.plan.expected(render.images_sent);
@@ -123,7 +125,8 @@ impl Attempt<'_> {
     }
 
     async fn prepare(&self) -> Result<Render, Unready> {
-        match body::render(&self.claim.request, self.model.as_deref(), &*self.shared.images).await {
+        let Self { claim, model, shared, .. } = self;
+        match body::render(&claim.request, model.as_deref(), shared.config.adopt, &*shared.images).await {
             Ok(render) => Ok(render),
             Err(object_store::Error::NotFound { path, .. }) => {
                 Err(Unready::InputGone(format!("The input image {path} is no longer there.")))
@@ -149,7 +152,6 @@ impl Attempt<'_> {
 
     /// Records the start, and returns its stream sequence; `None` if the attempt is not to go on.
     async fn start(&self, render: &Render) -> Option<u64> {
-        self.note_inflight().await;
         let message = JobMessage::Started(Started {
             job_id: self.claim.job_id,
             status: Status::Running,
@@ -294,15 +296,17 @@ impl Attempt<'_> {
         }
     }
 
-    /// Tells a later holder of this backend what was being rendered.
+    /// Tells a later holder of this backend what is being rendered.
+    ///
+    /// Best effort: without it a render that outlives its poller counts as somebody else's.
     async fn note_inflight(&self) {
-        let note = serde_json::json!({
-            "job_id": self.claim.job_id,
-            "attempt": self.claim.attempt,
-            "posted_at": stepcast_shared::messages::Timestamp::now(),
-        });
-        let put = self.shared.inflight.put(self.backend.as_str(), note.to_string().into()).await;
-        if let Err(error) = put {
+        let history_end = match self.sdnext.history().await {
+            Ok(rows) => rows.last().map_or(0.0, |row| row.timestamp),
+            Err(error) => return warn!(error = %error, "render not noted"),
+        };
+        let note = Note { claim: self.claim.clone(), posted_at: Timestamp::now(), history_end };
+        let note = serde_json::to_vec(&note).expect("a note holds only what JSON can say");
+        if let Err(error) = self.shared.inflight.put(self.backend.as_str(), note.into()).await {
             warn!(error = %error, "render not noted");
         }
     }

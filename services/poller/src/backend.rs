@@ -21,6 +21,7 @@ use crate::memory::Memory;
 use crate::pace::Pace;
 use crate::plan::{Plan, PlanInput};
 use crate::quarantine::Quarantine;
+use crate::recover::Recovery;
 use crate::report::report;
 use crate::sample::{Observation, Sample};
 use crate::sdnext::{Look, SdNext};
@@ -113,10 +114,17 @@ impl Backend {
         let mut model = None;
         let mut looked: Option<Instant> = None;
         let mut wakes = self.wakes().await;
+        let mut recovered = false;
         while !lease.is_lost() && !self.shared.stopping.is_cancelled() {
             if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
                 let condition = self.look().await;
                 looked = (condition == BackendCondition::Idle).then(Instant::now);
+                // A server that is down may come back with what it was rendering.
+                if !recovered && condition != BackendCondition::Down {
+                    recovered = self.recover(lease).await;
+                    looked = None;
+                    continue;
+                }
                 model = self.state.borrow().as_ref().and_then(|state| state.model.clone());
                 if condition == BackendCondition::Quarantined {
                     self.probe(lease).await;
@@ -177,6 +185,17 @@ impl Backend {
         {
             self.left_over = seen.id;
         }
+    }
+
+    /// Settles what an earlier holder left; false if that must be tried again.
+    async fn recover(&self, lease: &Lease) -> bool {
+        let Self { shared, sdnext, spec, .. } = self;
+        let outcome = Recovery { shared, sdnext, backend: &spec.id, lease }.run().await;
+        if let Err(error) = &outcome {
+            warn!(backend = %spec.id, error = format!("{error:#}"), "an earlier holder's render is not settled yet");
+            self.pause(ASK_EVERY).await;
+        }
+        outcome.is_ok()
     }
 
     /// Looks at the server and says what it is doing.

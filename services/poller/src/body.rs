@@ -22,15 +22,20 @@ pub struct Render {
     pub images_sent: bool,
 }
 
-/// Makes the body of a request, with its input images fetched.
+/// Makes the body of a request, with its input images fetched. `save_images` makes the server keep what it renders,
+/// so that it can be had after the answer is lost.
 ///
 /// Errors if an input image is not in the store.
 pub async fn render(
     request: &JobRequest,
     loaded_model: Option<&str>,
+    save_images: bool,
     store: &dyn ObjectStore,
 ) -> object_store::Result<Render> {
     let mut body = fields(request);
+    if save_images {
+        body.insert("save_images".to_owned(), true.into());
+    }
     let mut source = None;
     let mut images = Vec::new();
     for reference in &request.init_images {

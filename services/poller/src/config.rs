@@ -62,6 +62,9 @@ pub struct PollerConfig {
     /// How long a render may show no change before it is interrupted and tried elsewhere.
     #[arg(long, env = "STEPCAST_STALL_TIMEOUT", default_value = "10m", value_parser = humantime::parse_duration)]
     pub stall_timeout: Duration,
+    /// Make SD.Next keep every image that it renders for us, so that a render outlives the poller that asked for it.
+    #[arg(long, env = "STEPCAST_ADOPT")]
+    pub adopt: bool,
     /// Whether no other poller can exist: then a lease left by a crash is taken over at once.
     #[arg(skip)]
     pub sole_holder: bool,

@@ -91,7 +91,7 @@ fn completed(context: &Outcome<'_>, outputs: Vec<Output>, info: Value) -> Comple
 }
 
 /// A failure, a cancel, or another attempt.
-fn end(context: &Outcome<'_>, error: JobError, outputs: Vec<Output>) -> JobMessage {
+pub fn end(context: &Outcome<'_>, error: JobError, outputs: Vec<Output>) -> JobMessage {
     let Outcome { claim, backend, .. } = context;
     // A stopped poller is no fault of the job: it does not use up the last attempt.
     if context.stop == Some(Stop::Shutdown) {
@@ -125,6 +125,14 @@ fn end(context: &Outcome<'_>, error: JobError, outputs: Vec<Output>) -> JobMessa
         return retrying(claim, backend, error, pause_before(claim.attempt + 1));
     }
     JobMessage::Complete(Complete { outputs, ..failed(claim, backend, error, Some(context.duration)) })
+}
+
+/// The message of a render that was adopted after its poller was lost.
+pub fn recovered(message: JobMessage) -> JobMessage {
+    match message {
+        JobMessage::Complete(complete) => JobMessage::Complete(Complete { recovered: true, ..complete }),
+        other => other,
+    }
 }
 
 fn retrying(claim: &Claim, backend: &BackendId, error: JobError, pause: Duration) -> JobMessage {

@@ -98,7 +98,7 @@ impl SdNext {
         Ok(Look { sample, model: loaded.and_then(|checkpoint| checkpoint.title) })
     }
 
-    async fn get(&self, path: &str) -> Result<Bytes, Unusable> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Bytes, Unusable> {
         let silent = |error: reqwest::Error| Unusable::Silent(chain(&error));
         let answer = self.request(Method::GET, path).send().await.map_err(silent)?;
         match answer.status() {

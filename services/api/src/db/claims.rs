@@ -210,11 +210,14 @@ pub async fn unsettled(
     .await
 }
 
-/// Ends the lease of every claim.
-pub async fn end_all(connection: &mut AnyConnection) -> sqlx::Result<()> {
+/// Ends the lease of every claim that was last renewed before a time, in milliseconds since 1970.
+pub async fn end_before(connection: &mut AnyConnection, time: i64) -> sqlx::Result<()> {
+    let lease_ms = i64::try_from(LEASE_MS).expect("a small number");
     sqlx::query(
-        "UPDATE jobs SET lease_until = 0 WHERE claim_token IS NOT NULL AND status IN ('pending', 'running')",
+        "UPDATE jobs SET lease_until = 0 \
+         WHERE claim_token IS NOT NULL AND status IN ('pending', 'running') AND lease_until < $1",
     )
+    .bind(time + lease_ms)
     .execute(connection)
     .await?;
     Ok(())
