@@ -5,11 +5,16 @@
 
 use std::time::Duration;
 
+use crate::dialect::Dialect;
+
 /// How a stand-in SD.Next behaves.
 ///
 /// Durations are those of a 512×512 picture and grow with the number of pixels; `time_scale` stretches all of them.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
+    /// Which kind of server to be.
+    #[arg(long, env = "SDNEXT_SIM_DIALECT", value_enum, default_value_t)]
+    pub dialect: Dialect,
     /// Time of one sampling step of one 512×512 picture.
     #[arg(long, env = "SDNEXT_SIM_STEP_TIME", default_value = "240ms", value_parser = humantime::parse_duration)]
     pub step_time: Duration,
@@ -53,6 +58,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            dialect: Dialect::Sdnext,
             step_time: Duration::from_millis(240),
             load_time: Duration::from_millis(1200),
             decode_time: Duration::from_millis(300),

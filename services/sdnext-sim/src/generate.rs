@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use crate::answers::{exception, http_exception, json_response};
+use crate::answers::{http_exception, json_response};
 use crate::gate;
 use crate::job::Job;
 use crate::render::{Reply, render};
@@ -44,24 +44,30 @@ async fn generate(sim: Arc<Sim>, kind: Kind, request: Request) -> Response {
             &json!({"detail": "There was an error parsing the body"}),
         );
     };
-    let fields = match requests::parse(kind, is_json, &body) {
+    let dialect = sim.config().dialect;
+    let mut fields = match requests::parse(kind, is_json, &body) {
         Ok(fields) => fields,
         Err(problems) => return json_response(StatusCode::UNPROCESSABLE_ENTITY, &problems),
     };
+    let task = dialect.adapt(kind == Kind::Img2img, &mut fields, &body);
     drop(body);
     let Ok(worker) = sim.workers.clone().acquire_owned().await else {
         return http_exception(StatusCode::SERVICE_UNAVAILABLE, "closing");
     };
-    let job = match Job::new(kind, fields) {
+    let job = match Job::new(kind, fields, dialect) {
         Ok(job) => job,
         Err(refusal) => return *refusal,
     };
     let parameters = job.parameters.clone();
+    // Without a name of its own a task gets one, as there.
+    let number = sim.lock().counters.posts_received;
+    let task = task.unwrap_or_else(|| format!("task({}-{number})", kind.name()));
+    sim.tell(|tasks| tasks.queue(&task));
     // The render outlives a client that goes away, and keeps its worker.
     let (answer, answered) = oneshot::channel();
     let renderer = sim.clone();
     sim.tasks.spawn(async move {
-        let rendering = render(&renderer, job, connection);
+        let rendering = render(&renderer, job, &task, connection);
         if let Some(reply) = renderer.connections.run_until_cancelled(rendering).await {
             let _ = answer.send(reply);
         }
@@ -77,9 +83,9 @@ async fn generate(sim: Arc<Sim>, kind: Kind, request: Request) -> Response {
         Reply::Images { images, info } => {
             json_response(StatusCode::OK, &json!({"images": images, "parameters": parameters, "info": info}))
         }
-        Reply::Exception(name, message) => exception(name, message),
+        Reply::Exception(name, message) => dialect.exception(name, message),
         Reply::Status(code) => {
-            http_exception(StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY), "simulated")
+            dialect.http_exception(StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY), "simulated")
         }
     }
 }

@@ -7,7 +7,8 @@ use axum::response::Response;
 use rand::Rng as _;
 use serde_json::{Map, Value, json};
 
-use crate::answers::{self, http_exception, json_response};
+use crate::answers::{self, json_response};
+use crate::dialect::Dialect;
 use crate::encode::{Format, decode_base64};
 use crate::requests::Kind;
 
@@ -33,6 +34,8 @@ pub(crate) struct Job {
     pub(crate) width: i64,
     pub(crate) height: i64,
     pub(crate) steps: i64,
+    /// Steps that the first pass really runs.
+    pub(crate) sampled_steps: i64,
     pub(crate) n_iter: i64,
     pub(crate) batch_size: i64,
     pub(crate) sampler: &'static str,
@@ -46,6 +49,8 @@ pub(crate) struct Job {
     pub(crate) model: Option<String>,
     /// The model to switch to for this job.
     pub(crate) model_override: Option<String>,
+    /// Whether the options go back to what they were.
+    pub(crate) restores: bool,
     pub(crate) init: Option<Init>,
     /// What the answer echoes.
     pub(crate) parameters: Value,
@@ -65,16 +70,21 @@ pub(crate) struct Hires {
 
 impl Job {
     /// Checks what the server checks before it takes the lock.
-    pub(crate) fn new(kind: Kind, mut fields: Map<String, Value>) -> Result<Self, Box<Response>> {
+    pub(crate) fn new(
+        kind: Kind,
+        mut fields: Map<String, Value>,
+        dialect: Dialect,
+    ) -> Result<Self, Box<Response>> {
         let text = |name: &str| fields[name].as_str().map(str::to_owned);
         let whole = |name: &str, default: i64| fields[name].as_i64().unwrap_or(default);
         let real = |name: &str, default: f64| fields[name].as_f64().unwrap_or(default);
         let flag = |name: &str, default: bool| fields[name].as_bool().unwrap_or(default);
 
-        let init = if kind == Kind::Img2img { Some(init_image(&fields["init_images"])?) } else { None };
+        let init =
+            if kind == Kind::Img2img { Some(init_image(&fields["init_images"], dialect)?) } else { None };
         let sampler = fields["sampler_name"].as_str().unwrap_or("Default");
         let Some(sampler) = answers::sampler(sampler) else {
-            return Err(Box::new(http_exception(StatusCode::NOT_FOUND, "Sampler not found")));
+            return Err(Box::new(dialect.http_exception(StatusCode::NOT_FOUND, "Sampler not found")));
         };
         let size = |name: &str| match whole(name, 0) {
             0 => 1024,
@@ -96,6 +106,7 @@ impl Job {
             width,
             height,
             steps,
+            sampled_steps: steps,
             n_iter: whole("n_iter", 1),
             batch_size: whole("batch_size", 1),
             sampler,
@@ -107,13 +118,20 @@ impl Job {
             format: format.map(Format::from_option),
             model: text("sd_model_checkpoint"),
             model_override: overrides["sd_model_checkpoint"].as_str().map(str::to_owned),
+            restores: flag("override_settings_restore_afterwards", true),
             init,
             parameters: Value::Null,
         };
+        if dialect.has_tasks() && kind == Kind::Img2img {
+            // As read: only the share of the steps that the strength asks for, and one more.
+            job.sampled_steps = share(steps, job.denoising_strength.min(0.999)) + 1;
+        }
         if flag("enable_hr", false) {
             let force = flag("hr_force", false);
             let second = whole("hr_second_pass_steps", 0);
             let (scale, mode) = (real("hr_scale", 2.0), whole("hr_resize_mode", 0));
+            // Only SD.Next asks how to resize; the others always do, and always sample.
+            let mode = if dialect.has_tasks() { 1 } else { mode };
             let resized = |length: i64, fixed: i64| match (mode, fixed) {
                 (0, _) => length,
                 (_, fixed) if fixed > 0 => fixed / 8 * 8,
@@ -123,7 +141,9 @@ impl Job {
                 steps: if second > 0 { second } else { steps },
                 strength: real("hr_denoising_strength", 0.0),
                 force,
-                sampled: force || text("hr_upscaler").is_some_and(|name| name.starts_with("Latent")),
+                sampled: dialect.has_tasks()
+                    || force
+                    || text("hr_upscaler").is_some_and(|name| name.starts_with("Latent")),
                 width: resized(width, whole("hr_resize_x", 0)),
                 height: resized(height, whole("hr_resize_y", 0)),
             });
@@ -163,21 +183,31 @@ impl Job {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "steps are small whole numbers")]
+fn share(steps: i64, strength: f64) -> i64 {
+    (steps as f64 * strength) as i64
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "sizes are small whole numbers")]
 fn scaled(length: i64, scale: f64) -> i64 {
     (length as f64 * scale) as i64 / 8 * 8
 }
 
-fn init_image(images: &Value) -> Result<Init, Box<Response>> {
+fn init_image(images: &Value, dialect: Dialect) -> Result<Init, Box<Response>> {
     let first = images.as_array().and_then(|images| images.first());
     let Some(first) = first else {
+        if dialect.has_tasks() {
+            return Err(Box::new(dialect.http_exception(StatusCode::NOT_FOUND, "Init image not found")));
+        }
         let body = json!({"error": "Init image is none"});
         return Err(Box::new(json_response(StatusCode::BAD_REQUEST, &body)));
     };
     let bytes = first.as_str().and_then(decode_base64);
     let size = bytes.as_deref().and_then(|bytes| imagesize::blob_size(bytes).ok());
     let (Some(bytes), Some(size)) = (bytes, size) else {
-        return Err(Box::new(http_exception(StatusCode::INTERNAL_SERVER_ERROR, "Invalid encoded image")));
+        return Err(Box::new(
+            dialect.http_exception(StatusCode::INTERNAL_SERVER_ERROR, "Invalid encoded image"),
+        ));
     };
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);

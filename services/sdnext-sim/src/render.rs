@@ -13,6 +13,7 @@ use crate::picture::Pixels;
 use crate::sampling::{Pass, Sampled};
 use crate::sim::Sim;
 use crate::state::Stage;
+use crate::tasks::Tasks;
 use crate::truth::{Finished, Running};
 
 /// What a job answers.
@@ -35,7 +36,12 @@ pub(crate) struct Image {
 }
 
 /// Waits for its turn, then runs `job` to its end, whether or not anybody waits for the answer.
-pub(crate) async fn render(sim: &Arc<Sim>, job: Job, connection: Option<Arc<Connection>>) -> Reply {
+pub(crate) async fn render(
+    sim: &Arc<Sim>,
+    job: Job,
+    task: &str,
+    connection: Option<Arc<Connection>>,
+) -> Reply {
     sim.lock().counters.waiting += 1;
     let _turn = sim.turn.lock().await;
     let started_at = sim.clock.micros();
@@ -43,6 +49,11 @@ pub(crate) async fn render(sim: &Arc<Sim>, job: Job, connection: Option<Arc<Conn
         let mut inner = sim.lock();
         let fault = inner.faults.take();
         inner.counters.waiting -= 1;
+        if let Some(tasks) = &mut inner.tasks {
+            tasks.begin(task, job.kind.script());
+            inner.state.interrupted = false;
+            inner.state.skipped = false;
+        }
         inner.counters.renders_started += 1;
         let number = inner.counters.renders_started;
         inner.counters.running = Some(Running {
@@ -73,6 +84,8 @@ pub(crate) async fn render(sim: &Arc<Sim>, job: Job, connection: Option<Arc<Conn
         pass: 0,
         steps_done: 0,
         outcome: "done",
+        raised: None,
+        has_tasks: sim.config().dialect.has_tasks(),
         images: Vec::new(),
         infotexts: Vec::new(),
         tiles: Vec::new(),
@@ -80,6 +93,7 @@ pub(crate) async fn render(sim: &Arc<Sim>, job: Job, connection: Option<Arc<Conn
         model: String::new(),
     };
     let reply = run.go().await;
+    sim.tell(|tasks| tasks.end(task, !matches!(reply, Reply::Images { .. })));
     let images = if let Reply::Images { images, .. } = &reply { images.len() } else { 0 };
     sim.ended(Finished {
         number,
@@ -103,6 +117,10 @@ pub(crate) struct Run<'a> {
     pub(crate) pass: u32,
     pub(crate) steps_done: u32,
     pub(crate) outcome: &'static str,
+    /// The exception that ends it, by name and message.
+    pub(crate) raised: Option<(&'static str, &'static str)>,
+    /// Whether the dialect knows tasks.
+    pub(crate) has_tasks: bool,
     pub(crate) images: Vec<Image>,
     pub(crate) infotexts: Vec<String>,
     /// Whole pictures, kept only where a grid is made of them.
@@ -125,6 +143,10 @@ impl Run<'_> {
             self.outcome = "refused";
             return Reply::Status(code);
         }
+        let before = self.sim.lock().models.selected.clone();
+        if self.has_tasks && !self.choose_model() {
+            return self.exception("RuntimeError", "model not found").await;
+        }
         if !self.ensure_model().await {
             let api = self.begin(self.job.kind.label());
             self.end(&api);
@@ -136,7 +158,7 @@ impl Run<'_> {
         if self.job.prompt.is_none() {
             return self.exception("AssertionError", "").await;
         }
-        let before = self.override_model().await;
+        let loaded_before = self.override_model().await;
         self.model = self.sim.lock().models.loaded.clone().unwrap_or_default();
         let styles = self.begin("Styles");
         self.wait(1).await;
@@ -149,6 +171,8 @@ impl Run<'_> {
         if self.fault == Some(Fault::Http500) {
             return self.exception("RuntimeError", "simulated exception").await;
         }
+        let passes = self.job.passes();
+        self.sim.tell(|tasks| tasks.refine(passes));
         for iteration in 0..self.job.n_iter {
             {
                 let mut inner = self.sim.lock();
@@ -158,16 +182,26 @@ impl Run<'_> {
                 if inner.state.skipped {
                     // The flag of the iteration before swallows this one as well.
                     inner.state.skipped = false;
-                    continue;
+                    if !self.has_tasks {
+                        continue;
+                    }
                 }
             }
             if self.iterate(iteration).await == Next::Stop {
                 break;
             }
+            self.sim.tell(Tasks::next_job);
+        }
+        if let Some((name, message)) = self.raised {
+            return self.exception(name, message).await;
         }
         self.save_grid().await;
-        if let Some(before) = before {
-            self.sim.load(&before, &mut self.pace).await;
+        if let Some(loaded) = loaded_before {
+            self.sim.load(&loaded, &mut self.pace).await;
+        }
+        if self.has_tasks && self.job.restores {
+            // As read: the option goes back, and the next job loads what it names.
+            self.sim.select(&before);
         }
         self.end(&process);
         self.wait(1).await;
@@ -180,7 +214,7 @@ impl Run<'_> {
         let base = self.begin("Base");
         self.wait(4).await;
         self.prepare().await;
-        let (width, height, steps) = (self.job.width, self.job.height, self.job.steps);
+        let (width, height, steps) = (self.job.width, self.job.height, self.job.sampled_steps);
         let mut sampled = self.sample(Pass { iteration, width, height, steps }).await;
         self.end(&base);
         self.wait(30).await;
@@ -191,6 +225,7 @@ impl Run<'_> {
             self.wait(4).await;
             size = (hires.width, hires.height);
             if hires.sampled {
+                self.sim.tell(Tasks::next_job);
                 self.prepare().await;
                 let (width, height) = size;
                 sampled = self.sample(Pass { iteration, width, height, steps: hires.steps }).await;
@@ -207,6 +242,12 @@ impl Run<'_> {
             Sampled::Failed => {
                 self.outcome = "failed";
                 Next::Stop
+            }
+            Sampled::Cut { step, interrupted } if self.has_tasks => {
+                self.outcome = if interrupted { "interrupted" } else { "skipped" };
+                // As read: what there is of the picture is decoded, at its full size.
+                self.answer_unfinished(iteration, step, "Full").await;
+                Next::Go
             }
             Sampled::Cut { step, interrupted } => {
                 self.outcome = if interrupted { "interrupted" } else { "failed" };
@@ -241,7 +282,7 @@ impl Run<'_> {
             inner.state.interrupted
         };
         self.wait(5).await;
-        if interrupted {
+        if interrupted && !self.has_tasks {
             self.outcome = "interrupted";
             return Next::Stop;
         }
@@ -297,53 +338,6 @@ impl Run<'_> {
         Reply::Images { images, info }
     }
 
-    /// Loads what the request or the options name; `false` if there is no such model.
-    async fn ensure_model(&mut self) -> bool {
-        let (wanted, loaded) = {
-            let inner = self.sim.lock();
-            let name = self.job.model.as_ref().unwrap_or(&inner.models.selected);
-            (inner.models.find(name), inner.models.loaded.clone())
-        };
-        let Some(wanted) = wanted else {
-            let message = "Load model: not found";
-            self.sim.lock().log.write("ERROR", "sd_models", message);
-            return false;
-        };
-        if self.job.model.is_some() {
-            self.sim.select(&wanted);
-        }
-        if loaded.as_ref() != Some(&wanted) {
-            self.stage("Load model");
-            self.sim.load(&wanted, &mut self.pace).await;
-        }
-        true
-    }
-
-    /// Loads the model of this job only; answers the one to load again afterwards.
-    async fn override_model(&mut self) -> Option<String> {
-        let name = self.job.model_override.clone()?;
-        let (wanted, loaded) = {
-            let inner = self.sim.lock();
-            (inner.models.find(&name), inner.models.loaded.clone())
-        };
-        let Some(wanted) = wanted else {
-            let mut inner = self.sim.lock();
-            inner.log.write("WARNING", "sd_models", &format!("Override: model=\"{name}\" not found"));
-            // Two stages come and go at once.
-            for _ in 0..2 {
-                let stage = inner.state.begin("Load model");
-                inner.state.end(&stage);
-            }
-            return None;
-        };
-        if loaded.as_ref() == Some(&wanted) {
-            return None;
-        }
-        self.stage("Load model");
-        self.sim.load(&wanted, &mut self.pace).await;
-        loaded
-    }
-
     pub(crate) fn begin(&self, label: &'static str) -> Stage {
         self.stage(label);
         self.sim.lock().state.begin(label)
@@ -353,7 +347,7 @@ impl Run<'_> {
         self.sim.lock().state.end(stage);
     }
 
-    fn stage(&self, label: &'static str) {
+    pub(crate) fn stage(&self, label: &'static str) {
         self.sim.note(|running| label.clone_into(&mut running.stage));
     }
 

@@ -30,6 +30,14 @@ impl Kind {
         }
     }
 
+    /// What A1111 and Forge call a job that came over the API.
+    pub(crate) fn script(self) -> &'static str {
+        match self {
+            Self::Txt2img => "scripts_txt2img",
+            Self::Img2img => "scripts_img2img",
+        }
+    }
+
     /// Label of the stage that brackets a request.
     pub(crate) fn label(self) -> &'static str {
         match self {

@@ -17,7 +17,7 @@ use tower_http::compression::predicate::SizeAbove;
 use crate::answers::{fixed, fixed_paths, framework, http_exception, json_response};
 use crate::clock::Pace;
 use crate::sim::Sim;
-use crate::{control, gate, generate, preview, requests};
+use crate::{control, gate, generate, preview, requests, webui};
 
 type Sims = State<Arc<Sim>>;
 type Parameters = Query<HashMap<String, String>>;
@@ -25,8 +25,8 @@ type Parameters = Query<HashMap<String, String>>;
 /// Smaller answers are not compressed.
 const COMPRESSED_ABOVE: u64 = 500;
 
-pub(crate) fn router(sim: &Arc<Sim>) -> Router {
-    let mut quick = Router::new()
+fn sdnext() -> Router<Arc<Sim>> {
+    let mut routes = Router::new()
         .route("/sdapi/v1/progress", get(progress))
         .route("/sdapi/v1/status", get(status))
         .route("/internal/progress", post(internal_progress))
@@ -42,9 +42,14 @@ pub(crate) fn router(sim: &Arc<Sim>) -> Router {
         .route("/sdapi/v1/log", get(log))
         .route("/sdapi/v1/file", get(file));
     for path in fixed_paths() {
-        quick = quick.route(path, get(async move || json_response(StatusCode::OK, fixed(path))));
+        routes = routes.route(path, get(async move || json_response(StatusCode::OK, fixed(path))));
     }
-    let quick = quick
+    routes
+}
+
+pub(crate) fn router(sim: &Arc<Sim>) -> Router {
+    let has_tasks = sim.config().dialect.has_tasks();
+    let quick = if has_tasks { webui::routes() } else { sdnext() }
         .route_layer(from_fn_with_state(sim.clone(), gate::worker))
         .route_layer(from_fn_with_state(sim.clone(), gate::limit));
     let renders = Router::new()
@@ -53,7 +58,8 @@ pub(crate) fn router(sim: &Arc<Sim>) -> Router {
     quick
         .merge(renders)
         .route_layer(from_fn_with_state(sim.clone(), gate::credentials))
-        .route("/openapi.json", get(openapi))
+        .merge(if has_tasks { webui::internal() } else { Router::new() })
+        .route("/openapi.json", if has_tasks { get(webui::openapi) } else { get(openapi) })
         .merge(control::router())
         .fallback(async || framework(StatusCode::NOT_FOUND, "Not Found"))
         .method_not_allowed_fallback(async || framework(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))

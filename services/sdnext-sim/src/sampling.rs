@@ -53,6 +53,7 @@ impl Run<'_> {
         }
         let pixels = pass.width * pass.height * self.job.batch_size;
         let step_time = step_time.mul_f64(pixels as f64 / (512.0 * 512.0));
+        self.sim.tell(|tasks| tasks.launch(steps));
         self.sim.lock().canvas = Some(Arc::new(self.canvas(pass, steps)));
         for step in 1..=steps {
             if let Some(end) = self.suffer(&stage, step, steps, step_time).await {
@@ -81,6 +82,9 @@ impl Run<'_> {
                 running.step_changed_at = self.sim.clock.micros();
             }
             inner.state.stepped(step, steps);
+            if let Some(tasks) = &mut inner.tasks {
+                tasks.stepped(step);
+            }
             let flags = (inner.state.interrupted, inner.state.skipped);
             if flags.0 || flags.1 {
                 inner.state.end(stage);
@@ -89,6 +93,7 @@ impl Run<'_> {
         };
         match (interrupted, skipped) {
             (true, _) => Some(Sampled::Cut { step, interrupted: true }),
+            (_, true) if self.has_tasks => Some(Sampled::Cut { step, interrupted: false }),
             (_, true) => Some(Sampled::Skipped),
             _ => None,
         }
@@ -98,6 +103,13 @@ impl Run<'_> {
     async fn suffer(&mut self, stage: &Stage, step: u32, steps: u32, step_time: Duration) -> Option<Sampled> {
         let middle = step == steps / 2 + 1;
         match self.fault {
+            Some(Fault::OutOfMemoryBeforeFirstStep | Fault::OutOfMemoryAfterStep) if self.has_tasks => {
+                self.pace.pass(step_time / 4).await;
+                let message = "CUDA out of memory. Tried to allocate 2.00 GiB";
+                self.raised = Some(("OutOfMemoryError", message));
+                self.end(stage);
+                Some(Sampled::Failed)
+            }
             Some(Fault::OutOfMemoryBeforeFirstStep) if step == 1 => {
                 self.pace.pass(step_time / 4).await;
                 self.out_of_memory();
@@ -231,15 +243,31 @@ impl Run<'_> {
             inner.state.interrupted = true;
             inner.canvas.clone()
         };
+        self.show_unfinished(canvas, iteration, step, "Approximate").await;
+    }
+
+    /// The picture as far as it has come, at its own size.
+    pub(crate) async fn answer_unfinished(&mut self, iteration: i64, step: u32, method: &'static str) {
+        let canvas = self.sim.lock().canvas.clone();
+        self.show_unfinished(canvas, iteration, step, method).await;
+    }
+
+    async fn show_unfinished(
+        &mut self,
+        canvas: Option<Arc<Canvas>>,
+        iteration: i64,
+        step: u32,
+        method: &'static str,
+    ) {
         let Some(canvas) = canvas else { return };
         let format = self.format();
-        let tiles = self.sim.tasks.spawn_blocking(move || (canvas.tiles(step, "Approximate"), canvas));
+        let tiles = self.sim.tasks.spawn_blocking(move || (canvas.tiles(step, method), canvas));
         let Ok((tiles, _canvas)) = tiles.await else { return };
         for (index, tile) in tiles.iter().enumerate() {
             let index = iteration * self.job.batch_size + i64::try_from(index).unwrap_or(0);
             let text = info::infotext(&self.job, &self.model, Some(index));
             self.infotexts.push(text.clone());
-            if self.job.n_iter == 1 {
+            if self.job.n_iter == 1 && !self.has_tasks {
                 // As recorded: the text of a single cut job appears twice.
                 self.infotexts.push(text.clone());
             }

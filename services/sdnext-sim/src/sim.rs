@@ -8,7 +8,6 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::answers::fixed;
 use crate::clock::{Clock, Pace};
 use crate::config::Config;
 use crate::faults::{Armed, Fault};
@@ -17,6 +16,7 @@ use crate::log::Log;
 use crate::models::Models;
 use crate::preview::Canvas;
 use crate::state::State;
+use crate::tasks::Tasks;
 use crate::truth::{Finished, Running, Truth};
 
 /// Saved files kept; the oldest go first.
@@ -44,6 +44,8 @@ pub(crate) struct Sim {
 pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) state: State,
+    /// Where the dialect knows tasks.
+    pub(crate) tasks: Option<Tasks>,
     pub(crate) models: Models,
     pub(crate) options: Map<String, Value>,
     pub(crate) faults: Armed,
@@ -61,10 +63,11 @@ pub(crate) struct Inner {
 impl Sim {
     pub(crate) fn new(config: Config) -> Self {
         let clock = Clock::new();
-        let mut options = fixed("options").as_object().cloned().unwrap_or_default();
+        let mut options = config.dialect.options();
         options.insert("show_progress_type".to_owned(), json!(config.previews));
         let mut models = Models::new(config.models.clone());
         let mut state = State::new(clock.clone());
+        state.dialect = config.dialect;
         if config.start_up_time.is_zero() {
             // As after the start of the recorded server, which had begun two stages by then.
             for _ in 0..2 {
@@ -77,6 +80,7 @@ impl Sim {
         let workers = Arc::new(Semaphore::new(config.threads.max(1)));
         let inner = Inner {
             state,
+            tasks: config.dialect.has_tasks().then(|| Tasks::new(clock.clone())),
             models,
             options,
             faults: Armed::default(),
@@ -114,7 +118,9 @@ impl Sim {
 
     /// Counts a request against the rate limit.
     pub(crate) fn admit(&self, client: std::net::IpAddr, path: &str, cost: u32) -> bool {
-        let limit = self.config().rate_limit;
+        let config = self.config();
+        // Only SD.Next has one.
+        let limit = if config.dialect.has_tasks() { 0 } else { config.rate_limit };
         let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
         let admitted = limiter.admit(client, path, cost, limit, tokio::time::Instant::now());
         drop(limiter);
@@ -156,6 +162,13 @@ impl Sim {
             inner.models.wedged = true;
         } else {
             inner.faults.arm(fault, jobs);
+        }
+    }
+
+    /// Tells the tasks, where the dialect has any.
+    pub(crate) fn tell(&self, change: impl FnOnce(&mut Tasks)) {
+        if let Some(tasks) = &mut self.lock().tasks {
+            change(tasks);
         }
     }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::dialect::Dialect;
 use crate::history::{History, Row};
 
 /// A stage that has begun, to be handed back when it ends.
@@ -33,6 +34,8 @@ pub(crate) struct State {
     steps: u32,
     pub(crate) interrupted: bool,
     pub(crate) skipped: bool,
+    /// Where tasks are known, flags outlast the stages of a job.
+    pub(crate) dialect: Dialect,
     changed: Option<Instant>,
     /// Stages begun since start.
     total: u64,
@@ -54,6 +57,7 @@ impl State {
             steps: 0,
             interrupted: false,
             skipped: false,
+            dialect: Dialect::Sdnext,
             changed: None,
             total: 0,
             preview_id: 0,
@@ -68,8 +72,10 @@ impl State {
         self.job_timestamp = self.clock.compact();
         self.step = 0;
         self.steps = 0;
-        self.interrupted = false;
-        self.skipped = false;
+        if !self.dialect.has_tasks() {
+            self.interrupted = false;
+            self.skipped = false;
+        }
         self.changed = Some(Instant::now());
         self.total += 1;
         self.preview_id = 0;

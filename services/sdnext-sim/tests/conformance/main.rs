@@ -4,6 +4,7 @@
 //! compared, but orders, shapes, flags, status codes and bodies are.
 
 mod behind_the_scenes;
+mod dialects;
 mod failures;
 mod recording;
 mod replays;
