@@ -52,11 +52,24 @@ pub enum Command {
     Get(Get),
     /// Cancel jobs.
     Cancel(Cancel),
-    /// Show what the backends are doing.
-    Backends(Server),
+    /// Show what the backends are doing, or give one a rest.
+    Backends(Backends),
     /// Become a NATS server that ends with its parent.
     #[command(hide = true)]
     NatsChild(NatsChild),
+}
+
+/// `backends`.
+#[derive(Debug, Args)]
+pub struct Backends {
+    #[command(flatten)]
+    pub server: Server,
+    /// Give this backend no more work; what it renders is finished.
+    #[arg(long, value_name = "ID", conflicts_with = "resume")]
+    pub pause: Option<BackendId>,
+    /// Give this backend work again.
+    #[arg(long, value_name = "ID")]
+    pub resume: Option<BackendId>,
 }
 
 /// `up`.

@@ -134,22 +134,44 @@ pub async fn cancel(args: &cli::Cancel, json: bool) -> anyhow::Result<Exit> {
 }
 
 /// `backends`.
-pub async fn backends(server: &cli::Server, json: bool) -> anyhow::Result<Exit> {
+pub async fn backends(args: &cli::Backends, json: bool) -> anyhow::Result<Exit> {
+    #[derive(Deserialize)]
+    struct Backend {
+        #[serde(flatten)]
+        state: BackendState,
+        #[serde(default)]
+        paused: bool,
+    }
     #[derive(Deserialize)]
     struct List {
-        backends: Vec<BackendState>,
+        backends: Vec<Backend>,
     }
-    let client = Client::new(&server.server)?;
+    let client = Client::new(&args.server.server)?;
+    for (id, order) in [(&args.pause, "pause"), (&args.resume, "resume")] {
+        if let Some(id) = id {
+            let answer: Value =
+                client.post(client.url(&format!("generation/backends/{id}/{order}")), None, None).await?;
+            if json {
+                return show(&answer);
+            }
+            out::line(&format!(
+                "{id} {}",
+                if order == "pause" { "is paused" } else { "is given work again" }
+            ))?;
+            return Ok(Exit::Done);
+        }
+    }
     let url = client.url("generation/backends");
     if json {
         return show(&client.get(url).await?);
     }
     let list: List = client.get(url).await?;
     let mut table = Table::new(&["BACKEND", "STATE", "ADDRESS", "MODEL", "JOB", "NOTE"]);
-    for backend in list.backends {
+    for Backend { state: backend, paused } in list.backends {
+        let state = condition(backend.state);
         table.row(vec![
             backend.id.to_string(),
-            condition(backend.state).to_owned(),
+            if paused { format!("{state}, paused") } else { state.to_owned() },
             backend.url,
             shortened(backend.model.as_deref().unwrap_or_default(), 40),
             backend.job_id.map(|id| id.to_string()).unwrap_or_default(),

@@ -43,7 +43,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Jobs(args) => commands::jobs(&args, json).await,
         Command::Get(args) => commands::get(&args, json).await,
         Command::Cancel(args) => commands::cancel(&args, json).await,
-        Command::Backends(server) => commands::backends(&server, json).await,
+        Command::Backends(args) => commands::backends(&args, json).await,
         Command::NatsChild(args) => Err(nats_child::become_server(&args)),
     }
 }
