@@ -18,7 +18,8 @@ pub fn open(url: &Url) -> anyhow::Result<Arc<dyn ObjectStore>> {
                 .with_context(|| format!("the image folder {} cannot be made", folder.display()))?;
             let store = LocalFileSystem::new_with_prefix(&folder)
                 .with_context(|| format!("the image folder {} cannot be opened", folder.display()))?;
-            Ok(Arc::new(store.with_fsync(true)))
+            // Folders of jobs that are gone go with their last image.
+            Ok(Arc::new(store.with_fsync(true).with_automatic_cleanup(true)))
         }
         other => bail!("images can be kept under file://, not under {other}://"),
     }

@@ -12,6 +12,7 @@ mod people;
 mod postgres;
 mod quarantine;
 mod recorded;
+mod retention;
 mod shutdown;
 mod twelve_jobs;
 mod websocket;

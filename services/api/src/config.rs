@@ -33,9 +33,25 @@ pub struct ApiConfig {
     pub origins: OriginConfig,
     #[command(flatten)]
     pub limits: Limits,
+    #[command(flatten)]
+    pub retention: RetentionConfig,
     /// Whether no other process can have pollers at work: then claims found at the start are left over from a crash.
     #[arg(skip)]
     pub sole_process: bool,
+}
+
+/// How long things are kept.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RetentionConfig {
+    /// How long an ended job is kept, with its images; best at least the 7 days for which its events are.
+    #[arg(long, env = "STEPCAST_RETAIN", default_value = "30d", value_parser = humantime::parse_duration)]
+    pub retain: Duration,
+    /// How often what is too old is looked for.
+    #[arg(long, env = "STEPCAST_SWEEP_EVERY", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub sweep_every: Duration,
+    /// Age at which an image is removed that no job refers to; longer than an attempt takes to store its images.
+    #[arg(long, env = "STEPCAST_UNREFERENCED_AFTER", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub unreferenced_after: Duration,
 }
 
 /// What a request may ask for.

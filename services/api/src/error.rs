@@ -27,6 +27,9 @@ pub enum Error {
     /// No such batch.
     #[error("no batch {0}")]
     BatchNotFound(BatchId),
+    /// The job was removed for its age.
+    #[error("job {0} has expired")]
+    JobExpired(JobId),
     /// No such image.
     #[error("job {0} has no image {1}")]
     ImageNotFound(JobId, usize),
@@ -79,6 +82,8 @@ impl Error {
             }
             Self::BatchNotFound(id) => Problem::new(404, "batch-not-found", "Batch not found")
                 .detail(format!("There is no batch {id}.")),
+            Self::JobExpired(id) => Problem::new(410, "job-expired", "Job expired")
+                .detail(format!("Job {id} ended too long ago to be kept.")),
             Self::ImageNotFound(..) => {
                 Problem::new(404, "image-not-found", "Image not found").detail(sentence(self))
             }

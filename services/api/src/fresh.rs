@@ -11,6 +11,7 @@ use tracing::debug;
 
 use crate::db::jobs::{self, JobRow};
 use crate::db::projection::{self, RecordedEvent};
+use crate::db::retention;
 use crate::error::Error;
 use crate::state::AppState;
 
@@ -34,7 +35,11 @@ pub async fn job(state: &AppState, owner: &Owner, job_id: JobId) -> Result<JobRo
 }
 
 async fn find(state: &AppState, owner: &Owner, job_id: JobId) -> Result<JobRow, Error> {
-    jobs::find(state.db.read(), owner, job_id).await?.ok_or_else(|| Error::JobNotFound(job_id.to_string()))
+    if let Some(row) = jobs::find(state.db.read(), owner, job_id).await? {
+        return Ok(row);
+    }
+    let expired = retention::is_expired(state.db.read(), owner, job_id).await?;
+    Err(if expired { Error::JobExpired(job_id) } else { Error::JobNotFound(job_id.to_string()) })
 }
 
 fn known(row: &JobRow) -> EventSeq {

@@ -17,6 +17,7 @@ mod outbox;
 mod progress;
 mod projector;
 mod request;
+mod retention;
 mod routes;
 mod rpc;
 mod settle;
@@ -34,7 +35,7 @@ use stepcast_shared::shutdown::Supervisor;
 use stepcast_shared::{nats, server, storage};
 use tokio::net::TcpListener;
 
-pub use crate::config::{ApiConfig, Config, Limits};
+pub use crate::config::{ApiConfig, Config, Limits, RetentionConfig};
 use crate::db::Db;
 use crate::settle::Settler;
 use crate::state::AppState;
@@ -72,6 +73,9 @@ pub async fn build(
         max_wait: config.limits.max_queue_time,
         sole_process: config.sole_process,
     };
+    let sweeper =
+        retention::Sweeper { db: db.clone(), images: state.images.clone(), config: config.retention.clone() };
+    supervisor.spawn("retention", sweeper.run(stopping.clone()));
     supervisor.spawn("settler", settler.run(stopping.clone()));
     supervisor.spawn("projector", projector::run(db.clone(), client.clone(), jetstream, stopping.clone()));
     supervisor.spawn("progress", progress::follow(client.clone(), state.progress.clone(), stopping.clone()));

@@ -41,6 +41,7 @@ pub async fn build(
         images_url: settings.images_url.clone(),
         origins: section("api", &[])?,
         limits: section("api", &[])?,
+        retention: section("api", &[])?,
         sole_process: settings.embedded_nats,
     };
     let gateway: GatewayConfig = section("gateway", &[])?;

@@ -20,7 +20,7 @@ pub struct Input {
     pub height: i64,
 }
 
-/// Notes an input image; once more changes nothing.
+/// Notes an input image; once more only makes it young again.
 pub async fn insert(
     connection: &mut AnyConnection,
     dialect: Dialect,
@@ -29,7 +29,7 @@ pub async fn insert(
 ) -> sqlx::Result<()> {
     sqlx::query(sql(format!(
         "INSERT INTO inputs (owner, id, content_type, bytes, width, height, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, {}) ON CONFLICT (owner, id) DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6, {}) ON CONFLICT (owner, id) DO UPDATE SET created_at = excluded.created_at",
         dialect.now()
     )))
     .bind(owner.as_str())

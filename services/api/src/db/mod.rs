@@ -10,6 +10,7 @@ pub mod jobs;
 pub mod modes;
 pub mod outbox;
 pub mod projection;
+pub mod retention;
 
 use std::time::Duration;
 
