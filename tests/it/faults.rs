@@ -3,7 +3,7 @@
 //! Each run prints its seed and its troubles where it fails; `STEPCAST_SEED` brings the same ones again. What the
 //! machine does in between differs from run to run. `STEPCAST_SOAK=1` adds the long runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -26,6 +26,9 @@ use tokio::sync::watch;
 const SETTLED: Duration = Duration::from_mins(2);
 /// How long after that every client must know it: longer than the pause before a gateway reads again.
 const TOLD: Duration = Duration::from_secs(45);
+
+/// What is said of a claim whose poller vanished.
+const LAPSED: &str = "The poller that ran this attempt has not been heard of for a full lease.";
 
 /// One run.
 struct Run {
@@ -52,7 +55,7 @@ async fn soak_several_other_rounds_of_trouble() {
 
 async fn soak(number: u64) {
     if variable("STEPCAST_SOAK").as_deref() == Some("1") {
-        survive(number, Run { jobs: 180, sending: Duration::from_secs(70), faults: faults::long }).await;
+        survive(number, Run { jobs: 120, sending: Duration::from_secs(70), faults: faults::long }).await;
     }
 }
 
@@ -101,6 +104,9 @@ async fn survive(number: u64, run: Run) {
     until_none(TOLD, "every client knows every end", async || unaware(&followers, &accepted)).await;
     ledger::nothing_waits(&fleet.database_url(), &context).await;
     eprintln!("all told after {:.1} s", begun.elapsed().as_secs_f64());
+    for (client, follower) in &followers {
+        eprintln!("{client}: {} connections", follower.connections());
+    }
 
     let stream = ledger::stream(&context).await.unwrap();
     assert_eq!(stream.len(), run.jobs, "the stream knows the accepted jobs and no others");
@@ -109,16 +115,20 @@ async fn survive(number: u64, run: Run) {
     let rows: BTreeMap<&str, _> = rows.iter().map(|row| (row.id.as_str(), row)).collect();
     let mut outcomes = BTreeMap::new();
     let renders = renders(&fleet).await;
+    let interrupted = interrupted(&fleet).await;
+    let told: BTreeMap<&String, _> =
+        followers.iter().map(|(client, follower)| (client, follower.by_job())).collect();
     for job in &accepted {
         let recorded = &stream[&job.id];
         let most = u32::try_from(job.body["max_attempts"].as_u64().expect("a number")).expect("small");
         let end = life::events(&job.id, recorded, most);
         *outcomes.entry(format!("{} after {} attempts", end.kind, end.seq.attempt)).or_insert(0) += 1;
         life::row(rows[job.id.as_str()], end);
-        for (client, follower) in &followers {
-            life::told(client, &job.id, &follower.about(&job.id), recorded);
+        for (client, told) in &told {
+            life::told(client, &job.id, &told[&job.id], recorded);
         }
         check_renders(job, recorded, &renders);
+        check_interrupt(job, recorded, &interrupted);
         check_outcome(&http, job, end).await;
     }
     check_live(&listener, &stream);
@@ -167,6 +177,20 @@ fn check_renders(job: &Accepted, recorded: &[Recorded], renders: &BTreeMap<Strin
     let prompt = job.body["prompt"].as_str().expect("a job has a prompt");
     let rendered = renders.get(prompt).copied().unwrap_or(0);
     assert!(rendered <= started, "{} was rendered {rendered} times in {started} attempts", job.id);
+}
+
+/// Prompts of the renders that were interrupted.
+async fn interrupted(fleet: &Fleet) -> BTreeSet<String> {
+    let finished = fleet.truths().await.into_iter().flat_map(|truth| truth.finished);
+    finished.filter(|job| job.outcome == "interrupted").map(|job| job.prompt).collect()
+}
+
+/// Only what was cancelled is interrupted, or what a poller finds that it no longer holds.
+fn check_interrupt(job: &Accepted, recorded: &[Recorded], interrupted: &BTreeSet<String>) {
+    let lapsed = |event: &Recorded| event.message["data"]["error"]["message"] == LAPSED;
+    let allowed = job.cancelled || recorded.iter().any(lapsed);
+    let prompt = job.body["prompt"].as_str().expect("a job has a prompt");
+    assert!(allowed || !interrupted.contains(prompt), "{} was interrupted, and nobody had asked", job.id);
 }
 
 async fn check_outcome(http: &Http, job: &Accepted, end: &Recorded) {

@@ -13,6 +13,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::fleet::{BACKENDS, Fleet, GATEWAYS, Link, POLLERS, Part, services};
 use crate::proxy::Mode;
 
+/// How often a hanging render is let go on.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the end of a stalled link may take to be noticed by the proxy itself.
 const BREAK: Duration = Duration::from_millis(100);
 
@@ -177,7 +179,11 @@ async fn bring(fleet: &Fleet, Event { lasts, fault, .. }: Event) {
             sleep(lasts).await;
             sim.clear_faults();
             sim.configure(|config| config.rate_limit = 0);
-            sim.release();
+            // A render may be on its way to where it hangs.
+            while sim.truth().running.is_some_and(|running| running.fault == Some(Armed::Hang)) {
+                sim.release();
+                sleep(LOOK_EVERY).await;
+            }
         }
     }
 }

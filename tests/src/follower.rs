@@ -1,5 +1,6 @@
 //! A WebSocket client as ours are asked to be: it comes back when it is cut off, and keeps everything it was told.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -43,13 +44,22 @@ impl Follower {
         Self { connections, _following: following }
     }
 
-    /// What was told of a job on each connection, in order; connections that told nothing are left out.
-    pub fn about(&self, job_id: &str) -> Vec<Vec<Told>> {
+    /// What was told of each job on each connection, in order; connections that told nothing of it are left out.
+    pub fn by_job(&self) -> BTreeMap<String, Vec<Vec<Told>>> {
         let connections = self.connections.lock().expect("no code panics while it holds this lock");
-        let about = connections.iter().map(|told| {
-            told.iter().filter(|told| told.message["data"]["job_id"] == job_id).cloned().collect::<Vec<_>>()
-        });
-        about.filter(|told| !told.is_empty()).collect()
+        let mut jobs: BTreeMap<String, Vec<Vec<Told>>> = BTreeMap::new();
+        for connection in connections.iter() {
+            let mut here: BTreeMap<&str, Vec<Told>> = BTreeMap::new();
+            for told in connection {
+                if let Some(id) = told.message["data"]["job_id"].as_str() {
+                    here.entry(id).or_default().push(told.clone());
+                }
+            }
+            for (id, told) in here {
+                jobs.entry(id.to_owned()).or_default().push(told);
+            }
+        }
+        jobs
     }
 
     /// Whether the job's end was told.
