@@ -42,7 +42,11 @@ async fn every_fault_of_a_server_ends_in_its_own_code() {
         assert_eq!(ended["images"], json!([]), "{fault}");
         assert!(ended["error_message"].as_str().is_some_and(|text| text.len() > 10), "{fault}: {ended}");
         // A success between them keeps the server in service.
-        assert_eq!(http.ended(&http.submit(&job(&json!({}))).await).await["status"], "completed", "after {fault}");
+        assert_eq!(
+            http.ended(&http.submit(&job(&json!({}))).await).await["status"],
+            "completed",
+            "after {fault}"
+        );
     }
     let unknown = http.ended(&http.submit(&job(&json!({"sampler_name": "NoSuchSampler"}))).await).await;
     assert_eq!(unknown["error"]["code"], "rejected", "{unknown}");

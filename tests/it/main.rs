@@ -13,6 +13,7 @@ mod postgres;
 mod quarantine;
 mod recorded;
 mod retention;
+mod recovery;
 mod shutdown;
 mod twelve_jobs;
 mod websocket;

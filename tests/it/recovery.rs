@@ -12,7 +12,7 @@ use stepcast_tests::wait::until;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-async fn up(folder: &TempDir, sim: &Sim, adopt: bool) -> (Process, Http) {
+pub(crate) async fn up(folder: &TempDir, sim: &Sim, adopt: bool) -> (Process, Http) {
     let mut command = Command::new(binary("stepcast"));
     command.args(["up", "--json", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.path());
     command.args(["--sdnext", &format!("gpu={}", sim.url())]).env("STEPCAST_NATS_SERVER", server_binary());
