@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedMutexGuard;
+
 use crate::config::Config;
 use crate::faults::Fault;
 use crate::sim::Sim;
@@ -32,6 +34,12 @@ impl Handle {
         inner.models.wedged = false;
     }
 
+    /// Makes posts wait, unseen in the state, until what is returned is dropped: as while another has the lock and has
+    /// not begun. Waits itself for a job that runs.
+    pub async fn hold(&self) -> Held {
+        Held { _turn: self.sim.turn.clone().lock_owned().await }
+    }
+
     /// Lets a job that hangs go on.
     pub fn release(&self) {
         self.sim.release.notify_waiters();
@@ -52,6 +60,12 @@ impl Handle {
     pub fn is_killed(&self) -> bool {
         self.sim.killed.is_cancelled()
     }
+}
+
+/// Keeps posts waiting while it lives.
+#[derive(Debug)]
+pub struct Held {
+    _turn: OwnedMutexGuard<()>,
 }
 
 impl std::fmt::Debug for Handle {

@@ -41,6 +41,6 @@ mod webui;
 pub use config::Config;
 pub use dialect::Dialect;
 pub use faults::Fault;
-pub use handle::Handle;
+pub use handle::{Handle, Held};
 pub use serve::{build, serve, start};
 pub use truth::{Finished, Running, Truth};

@@ -29,7 +29,7 @@ pub(crate) struct Sim {
     inner: Mutex<Inner>,
     limiter: Mutex<Limiter>,
     /// One lock for all generation posts.
-    pub(crate) turn: tokio::sync::Mutex<()>,
+    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
     /// Workers that requests run on; a post keeps its worker while it waits for the lock.
     pub(crate) workers: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
@@ -98,7 +98,7 @@ impl Sim {
             clock,
             inner: Mutex::new(inner),
             limiter: Mutex::new(Limiter::default()),
-            turn: tokio::sync::Mutex::new(()),
+            turn: Arc::default(),
             workers,
             tasks: TaskTracker::new(),
             release: Notify::new(),
