@@ -231,7 +231,7 @@ impl Backend {
                 id: self.spec.id.clone(),
                 state: condition,
                 url: self.spec.url.to_string(),
-                dialect: "sdnext".to_owned(),
+                dialect: self.sdnext.dialect().as_str().to_owned(),
                 pools: self.shared.config.pools.clone(),
                 model,
                 job_id: None,
@@ -281,6 +281,10 @@ impl Backend {
     fn is_left_over(&mut self, seen: &Observation) -> bool {
         if self.left_over.is_some() && self.left_over == seen.id {
             return true;
+        }
+        if seen.id.is_none() {
+            // Servers without stages end what they have begun, whatever happens.
+            return false;
         }
         match &self.frozen {
             Some((known, since)) if is_unmoved(known, seen) => {

@@ -7,6 +7,7 @@ use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde_json::{Map, Value, json};
 use stepcast_shared::job::{INPUT_PREFIX, JobRequest, input_key};
 
+use crate::dialect::Dialect;
 use crate::plan::{Img2Img, ModelChange, Plan, PlanInput, Size};
 
 /// What is posted, and what to expect of it.
@@ -23,13 +24,14 @@ pub struct Render {
 }
 
 /// Makes the body of a request, with its input images fetched. `save_images` makes the server keep what it renders,
-/// so that it can be had after the answer is lost.
+/// so that it can be had after the answer is lost. The dialect is that of the server, and the id names the task there.
 ///
 /// Errors if an input image is not in the store.
 pub async fn render(
     request: &JobRequest,
     loaded_model: Option<&str>,
     save_images: bool,
+    (dialect, task_id): (Dialect, &str),
     store: &dyn ObjectStore,
 ) -> object_store::Result<Render> {
     let mut body = fields(request);
@@ -49,6 +51,7 @@ pub async fn render(
     if let Some(mask) = &request.mask {
         body.insert("mask".to_owned(), STANDARD.encode(fetch(mask, store).await?).into());
     }
+    dialect.adapt_body(&mut body, task_id);
     let body = Value::Object(body);
     let img2img = request.is_img2img();
     let mut input = PlanInput::from_body(&body, img2img);
@@ -60,6 +63,7 @@ pub async fn render(
     if let Some(img2img) = &mut input.img2img {
         *img2img = Img2Img { source, ..img2img.clone() };
     }
+    dialect.adapt_plan(&mut input);
     let images_sent = body.get("send_images").and_then(Value::as_bool).unwrap_or(true);
     Ok(Render {
         path: if img2img { "/sdapi/v1/img2img" } else { "/sdapi/v1/txt2img" },

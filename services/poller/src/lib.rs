@@ -5,11 +5,13 @@
 //! [`verifier`]; both are pure, and both are held against what a real server said. A poller keeps nothing that it
 //! cannot rebuild.
 
+mod a1111;
 mod attempt;
 mod backend;
 mod body;
 mod config;
 mod context;
+pub mod dialect;
 mod history;
 mod lease;
 mod memory;

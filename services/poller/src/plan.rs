@@ -7,6 +7,8 @@ use serde_json::Value;
 
 /// Width and height that the server uses for 0, as recorded.
 const DEFAULT_EDGE: u32 = 1024;
+/// Strength of denoising that A1111 and Forge use where none is given (`modules/processing.py`).
+const DEFAULT_STRENGTH: f64 = 0.75;
 /// Passes beyond this are not laid out one by one; a request like that is over every sensible limit.
 const MAX_ITERATIONS: u32 = 1_000;
 
@@ -271,7 +273,10 @@ impl Hires {
 impl Img2Img {
     fn steps(&self, steps: u32) -> u32 {
         match self.denoising_strength {
-            Some(strength) if self.shortens => scaled(steps, strength.clamp(0.0, 1.0)),
+            // The share is cut off, and the step that it begins with comes on top.
+            strength if self.shortens => {
+                scaled(steps, strength.unwrap_or(DEFAULT_STRENGTH).clamp(0.0, 0.999)).saturating_add(1)
+            }
             _ => steps,
         }
     }
@@ -383,7 +388,7 @@ mod tests {
         let img2img = input.img2img.as_mut().expect("asked for");
         img2img.shortens = true;
         img2img.source = Some(size(640, 480));
-        assert_eq!(Plan::new(&input).total_steps(), 10);
+        assert_eq!(Plan::new(&input).total_steps(), 11);
         assert!(Plan::new(&input).sizes.contains(&size(640, 480)));
     }
 

@@ -18,6 +18,7 @@ use stepcast_shared::subjects::Kind;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::a1111::Task;
 use crate::body;
 use crate::context::Shared;
 use crate::history::{self, Trace};
@@ -74,13 +75,10 @@ impl Recovery<'_> {
     /// Waits until the noted render is gone.
     async fn follow(&self, note: &Note) -> anyhow::Result<Trace> {
         let posted_at = note.posted_at.0.timestamp_micros() as f64 / 1e6;
+        let Claim { job_id, attempt, .. } = note.claim;
+        let task = Task::new(self.sdnext.family(), job_id, attempt);
         loop {
-            let rows = match self.sdnext.history().await {
-                // A server without a history tells nothing, now or later.
-                Err(Unusable::Odd(_)) => return Ok(Trace::None),
-                rows => rows?,
-            };
-            let trace = history::trace(&rows, note.history_end, posted_at);
+            let trace = self.trace(note, &task, posted_at).await?;
             if trace != Trace::Open {
                 return Ok(trace);
             }
@@ -91,10 +89,23 @@ impl Recovery<'_> {
             let config = &self.shared.config;
             if config.sole_holder && !config.adopt {
                 // Nobody else can have posted it, and nobody can use it any more.
-                self.sdnext.interrupt().await?;
+                self.sdnext.interrupt_task(&task).await?;
             }
             self.renew(&note.claim).await;
             sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// What the server knows of the noted render now.
+    async fn trace(&self, note: &Note, task: &Task, posted_at: f64) -> Result<Trace, Unusable> {
+        if let Some(there) = self.sdnext.has_task(task).await? {
+            return Ok(if there { Trace::Open } else { Trace::None });
+        }
+        match self.sdnext.history().await {
+            Ok(rows) => Ok(history::trace(&rows, note.history_end, posted_at)),
+            // A server without a history tells nothing, now or later.
+            Err(Unusable::Odd(_)) => Ok(Trace::None),
+            Err(error) => Err(error),
         }
     }
 
@@ -125,7 +136,10 @@ impl Recovery<'_> {
 
     /// The saved images of a render, judged like those of an answer; `None` if they are not all there and all right.
     async fn adopt(&self, claim: &Claim, files: &[String]) -> Option<Verdict> {
-        let render = body::render(&claim.request, None, true, &*self.shared.images).await.ok()?;
+        let render =
+            body::render(&claim.request, None, true, (self.sdnext.dialect(), ""), &*self.shared.images)
+                .await
+                .ok()?;
         let mut saved = Vec::with_capacity(files.len());
         for file in files {
             saved.push(STANDARD.encode(self.sdnext.saved_file(file).await?));

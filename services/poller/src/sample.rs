@@ -11,8 +11,28 @@ use serde_json::Value;
 pub enum Sample {
     /// The server answered.
     Seen(Observation),
+    /// The server tells tasks apart, and answered about ours.
+    Task(TaskSample),
     /// The poll failed or was refused (a 429 counts as this), so nothing is known about this moment.
     Missed,
+}
+
+/// What a server that tells tasks apart says of one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TaskSample {
+    /// Nothing: it has not arrived, or is forgotten.
+    Unknown,
+    /// It waits behind another's work.
+    Queued,
+    /// It runs.
+    Active {
+        /// The share of all its passes that is done, 0.0 to 1.0.
+        fraction: f64,
+        /// The server's state, where that is known to be the task's.
+        state: Option<Observation>,
+    },
+    /// It has ended, well or not.
+    Completed,
 }
 
 /// The server's state at the moment of a poll.
@@ -51,6 +71,22 @@ impl Sample {
     }
 }
 
+impl TaskSample {
+    /// Reads an answer of `POST /internal/progress`, as leniently.
+    pub fn from_value(body: &Value) -> Self {
+        let flag = |name: &str| body[name].as_bool().unwrap_or_default();
+        if flag("active") {
+            Self::Active { fraction: fraction(&body["progress"]), state: None }
+        } else if flag("queued") {
+            Self::Queued
+        } else if flag("completed") {
+            Self::Completed
+        } else {
+            Self::Unknown
+        }
+    }
+}
+
 impl Observation {
     /// Whether the server shows work: a named stage. The reverse is no proof, since stages have gaps between them.
     pub fn is_active(&self) -> bool {
@@ -61,6 +97,11 @@ impl Observation {
 impl From<Value> for Observation {
     fn from(body: Value) -> Self {
         let state = &body["state"];
+        let mut job = state["job"].as_str().unwrap_or_default();
+        if job.is_empty() && state["job_count"].as_i64().is_some_and(|count| count < 0) {
+            // A1111 and Forge begin a job with a count of -1, and some without a name; this is their own word for it.
+            job = "(unknown)";
+        }
         Self {
             id: body.get("id").map(|id| match id {
                 Value::String(id) => id.clone(),
@@ -68,7 +109,7 @@ impl From<Value> for Observation {
                 // Before its first job the server says 0, which means no stage as the empty string does later.
                 _ => String::new(),
             }),
-            job: state["job"].as_str().unwrap_or_default().to_owned(),
+            job: job.to_owned(),
             progress: fraction(&body["progress"]),
             eta_relative: seconds(&body["eta_relative"]),
             sampling_step: count(&state["sampling_step"]),
@@ -105,7 +146,7 @@ mod tests {
     fn seen(body: &str) -> Observation {
         match Sample::from_body(body.as_bytes()) {
             Sample::Seen(observation) => observation,
-            Sample::Missed => panic!("not read: {body}"),
+            other => panic!("read as {other:?}: {body}"),
         }
     }
 
@@ -127,6 +168,24 @@ mod tests {
         assert_eq!(seen(r#"{"id":null}"#).id.as_deref(), Some(""));
         assert_eq!(seen("{}").id, None);
         assert!(!seen(r#"{"id":0}"#).is_active());
+    }
+
+    #[test]
+    fn a_job_that_has_begun_without_name_or_count_is_work() {
+        assert!(seen(r#"{"state":{"job":null,"job_count":-1}}"#).is_active());
+        assert!(!seen(r#"{"state":{"job":"","job_count":0}}"#).is_active());
+    }
+
+    #[test]
+    fn a_task_is_what_the_server_says_it_is() {
+        let read = |body: &str| TaskSample::from_value(&serde_json::from_str(body).expect("JSON"));
+        assert_eq!(
+            read(r#"{"active":true,"queued":false,"completed":false,"progress":0.25}"#),
+            TaskSample::Active { fraction: 0.25, state: None }
+        );
+        assert_eq!(read(r#"{"active":false,"queued":true,"progress":null}"#), TaskSample::Queued);
+        assert_eq!(read(r#"{"active":false,"completed":true}"#), TaskSample::Completed);
+        assert_eq!(read("[]"), TaskSample::Unknown);
     }
 
     #[test]

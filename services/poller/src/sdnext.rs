@@ -1,4 +1,4 @@
-//! The `sdnext` dialect: what is asked of a server, over its `/sdapi/v1`.
+//! What is asked of a server, over its `/sdapi/v1`: as SD.Next has it, which the other dialects largely share.
 //!
 //! Nothing here draws conclusions; that is for the tracker and the verifier.
 
@@ -10,7 +10,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use url::Url;
 
+use crate::a1111::Family;
 use crate::config::BackendSpec;
+use crate::dialect::Dialect;
 use crate::sample::Sample;
 use crate::verifier::{Answer, TransportKind};
 
@@ -32,6 +34,10 @@ pub struct SdNext {
     base: Url,
     credentials: Option<(String, SecretString)>,
     render_timeout: Duration,
+    /// What the newest probe found.
+    family: Family,
+    /// Whether that still holds: a server that was away may come back as another.
+    probed: bool,
 }
 
 /// Why a server cannot be used now.
@@ -77,10 +83,17 @@ impl SdNext {
             .build()?;
         let mut base = spec.url.clone();
         base.set_query(None);
-        Ok(Self { client, base, credentials: spec.credentials.clone(), render_timeout })
+        Ok(Self {
+            client,
+            base,
+            credentials: spec.credentials.clone(),
+            render_timeout,
+            family: Family::default(),
+            probed: false,
+        })
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = format!("{}{path}", self.base.as_str().trim_end_matches('/'));
         let request = self.client.request(method, url).timeout(QUICK);
         match &self.credentials {
@@ -89,8 +102,36 @@ impl SdNext {
         }
     }
 
-    /// Looks at a server that may be away, starting, or busy for somebody else.
-    pub async fn look(&self) -> Result<Look, Unusable> {
+    /// What kind of server it is, as far as is known.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// The dialect that it speaks, as far as is known.
+    pub fn dialect(&self) -> Dialect {
+        self.family.dialect
+    }
+
+    /// Looks at a server that may be away, starting, or busy for somebody else. The first look, and each after a failed
+    /// one, finds out what kind of server it is.
+    pub async fn look(&mut self) -> Result<Look, Unusable> {
+        let look = self.look_once().await;
+        self.probed &= look.is_ok();
+        look
+    }
+
+    async fn look_once(&mut self) -> Result<Look, Unusable> {
+        if !self.probed {
+            self.family = self.probe().await?;
+            self.probed = true;
+        }
+        match self.family.dialect {
+            Dialect::Sdnext => self.look_at_sdnext().await,
+            Dialect::A1111 | Dialect::Forge => self.look_at_webui().await,
+        }
+    }
+
+    async fn look_at_sdnext(&self) -> Result<Look, Unusable> {
         let sample = Sample::from_body(&self.get("/sdapi/v1/progress?skip_current_image=true").await?);
         let checkpoint = self.get("/sdapi/v1/checkpoint").await?;
         let checkpoint: Option<Checkpoint> = serde_json::from_slice(&checkpoint).ok();
@@ -99,8 +140,12 @@ impl SdNext {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Bytes, Unusable> {
+        self.answered(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn answered(&self, request: RequestBuilder) -> Result<Bytes, Unusable> {
         let silent = |error: reqwest::Error| Unusable::Silent(chain(&error));
-        let answer = self.request(Method::GET, path).send().await.map_err(silent)?;
+        let answer = request.send().await.map_err(silent)?;
         match answer.status() {
             StatusCode::OK => answer.bytes().await.map_err(silent),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Unusable::Unauthorized),
@@ -147,6 +192,9 @@ impl SdNext {
 
     /// Where the log ends now, on the server's own clock; `None` if it cannot be read.
     pub async fn log_end(&self) -> Option<LogEnd> {
+        if self.dialect() != Dialect::Sdnext {
+            return None;
+        }
         let lines = self.log(1).await?;
         Some(LogEnd(lines.last().map_or(0.0, |line| line.created)))
     }

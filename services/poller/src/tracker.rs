@@ -14,6 +14,7 @@ mod follow;
 mod passes;
 mod rate;
 mod sight;
+mod task;
 pub(crate) mod timeline;
 
 use std::time::Duration;
@@ -146,7 +147,15 @@ impl Tracker {
     pub fn observe(&mut self, at: Duration, sample: &Sample) {
         self.now = self.now.max(at);
         self.confirmed = false;
-        let Sample::Seen(seen) = sample else { return };
+        let seen = match sample {
+            Sample::Seen(seen) => seen,
+            Sample::Task(task) => {
+                self.take_in_task(task);
+                self.clock.poll(self.now);
+                return;
+            }
+            Sample::Missed => return,
+        };
         if !self.is_left_over(seen) {
             let sight = Sight::of(seen);
             if self.phase == Phase::Foreign && shows_an_end(sight) {
@@ -160,11 +169,18 @@ impl Tracker {
                 self.interrupted |= seen.interrupted && self.begun();
             }
         }
-        if self.confirmed && self.last.as_ref().is_none_or(|last| !is_same(last, seen)) {
+        if self.confirmed {
+            self.note_change(seen);
+        }
+        self.clock.poll(self.now);
+    }
+
+    /// Keeps what was seen of our job, and when that last was something new.
+    fn note_change(&mut self, seen: &Observation) {
+        if self.last.as_ref().is_none_or(|last| !is_same(last, seen)) {
             self.changed = self.now;
             self.last = Some(seen.clone());
         }
-        self.clock.poll(self.now);
     }
 
     /// Where the job stands at a time since the POST. Fractions never fall from one call to the next; between polls

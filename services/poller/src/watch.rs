@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
+use crate::a1111::Task;
 use crate::context::Shared;
 use crate::sample::Sample;
 use crate::sdnext::{SdNext, Unusable};
@@ -118,6 +119,7 @@ impl<'a> Watch<'a> {
         let mut said: Option<(Instant, Said)> = None;
         let mut seq = EventSeq::FIRST_PROGRESS;
         let mut stopping = self.stop.subscribe();
+        let mut task = Task::new(self.sdnext.family(), self.claim.job_id, self.claim.attempt);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -127,12 +129,12 @@ impl<'a> Watch<'a> {
             // Whoever's work still runs before ours is left alone; the flag is raised once ours has begun.
             if stop.is_some()
                 && !tracker.is_foreign()
-                && let Err(error) = self.sdnext.interrupt().await
+                && let Err(error) = self.sdnext.interrupt_task(&task).await
             {
                 // The flag is wiped by the next stage anyhow; it is raised again with the next tick.
                 warn!(error = %error, "interrupt not delivered");
             }
-            let sample = match self.sdnext.sample().await {
+            let sample = match self.sdnext.sample_task(&mut task).await {
                 Ok(sample) => sample,
                 Err(Unusable::RateLimited) => {
                     metrics::counter!("stepcast_polls_refused_total").increment(1);
@@ -146,11 +148,13 @@ impl<'a> Watch<'a> {
             {
                 self.lock_stage().clone_from(&seen.id);
             }
-            tracker.observe(self.begun.elapsed(), &sample);
+            // One moment for both, or what was just measured would count as an estimate.
+            let now = self.begun.elapsed();
+            tracker.observe(now, &sample);
             if stop == Some(Stop::Lost) {
                 continue;
             }
-            let progress = tracker.progress(self.begun.elapsed());
+            let progress = tracker.progress(now);
             if progress.stalled.is_some_and(|age| age >= self.shared.config.stall_timeout) {
                 self.ask_to_stop(Stop::Stalled);
             }

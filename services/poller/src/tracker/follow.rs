@@ -58,6 +58,11 @@ impl Tracker {
                     self.enter(Cost::Saving, None);
                 }
             }
+            Sight::Finished if started => {
+                self.passes.finish();
+                self.stage = Stage::Saving;
+                self.enter(Cost::Saving, None);
+            }
             _ => return false,
         }
         true
@@ -94,7 +99,7 @@ impl Tracker {
     }
 
     /// Moves to where the current pass stands.
-    fn follow_pass(&mut self) {
+    pub(super) fn follow_pass(&mut self) {
         let Some(current) = self.passes.current() else { return };
         let (index, step) = (current.index, current.step);
         if current.decoded {
@@ -111,7 +116,7 @@ impl Tracker {
     }
 
     /// Moves to the beginning of a segment, if the timeline has one ahead.
-    fn enter(&mut self, cost: Cost, pass: Option<usize>) {
+    pub(super) fn enter(&mut self, cost: Cost, pass: Option<usize>) {
         if let Some(segment) = self.find(cost, pass) {
             self.advance(Position { segment, within: 0.0 });
         }

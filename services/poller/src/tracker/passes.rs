@@ -125,6 +125,22 @@ impl Passes {
         }
     }
 
+    /// Takes in that the current pass has no step left to do.
+    pub(super) fn sampled(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.decoded = true;
+        }
+    }
+
+    /// Takes in that every planned pass is over.
+    pub(super) fn finish(&mut self) {
+        let last = self.planned.len() - 1;
+        if self.current.as_ref().is_none_or(|current| current.index < last) {
+            self.begin(last);
+        }
+        self.sampled();
+    }
+
     /// Takes in sight of anything else.
     pub(super) fn elsewhere(&mut self) {
         if let Some(current) = &mut self.current {

@@ -23,6 +23,8 @@ pub(super) enum Sight<'a> {
     },
     Detailing,
     Saving,
+    /// Every pass is over, where the server counts them.
+    Finished,
     Unknown,
 }
 
@@ -44,8 +46,15 @@ impl<'a> Sight<'a> {
         let Some(id) = seen.id.as_deref() else {
             return match (seen.job_count, steps) {
                 // Counters linger there too, and only the count of batches says that nothing runs.
-                (0, _) => Self::Idle,
-                (_, 0) => Self::Preparing,
+                (0, _) if seen.job.is_empty() => Self::Idle,
+                (count, _) if count > 0 && seen.job_no >= count => Self::Finished,
+                // Begun, and its batches not counted yet.
+                (0, _) | (_, 0) => Self::Preparing,
+                // Steps are never cleared there: before the first one is done these may be an earlier job's.
+                _ if seen.job_no == 0 && step == 0 => Self::Preparing,
+                (count, _) if step == 0 => {
+                    Self::Pass { id: PassId::Number { index: seen.job_no, count }, step: 0, steps: 0 }
+                }
                 (count, _) => Self::Pass { id: PassId::Number { index: seen.job_no, count }, step, steps },
             };
         };
@@ -117,6 +126,13 @@ mod tests {
     fn servers_without_ids_count_batches() {
         let mut seen = Observation { sampling_step: 3, sampling_steps: 20, ..Observation::default() };
         assert_eq!(Sight::of(&seen), Sight::Idle);
+        seen.job = "scripts_txt2img".to_owned();
+        assert_eq!(Sight::of(&seen), Sight::Preparing);
+        (seen.job_no, seen.job_count) = (2, 2);
+        assert_eq!(Sight::of(&seen), Sight::Finished);
+        (seen.job_no, seen.sampling_step) = (0, 0);
+        assert_eq!(Sight::of(&seen), Sight::Preparing, "the steps may be those of an earlier job");
+        seen.sampling_step = 3;
         (seen.job_no, seen.job_count) = (1, 2);
         assert_eq!(
             Sight::of(&seen),
