@@ -3,6 +3,7 @@
 mod batch;
 mod cancel;
 mod cluster;
+mod dialects;
 mod dispatch;
 mod events;
 mod failures;
