@@ -8,7 +8,7 @@ SHELL := /bin/bash
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help up test bench soak fmt lint build clean tools-cargo tools-nats tools-postgres tools-python tools-browser
+.PHONY: help up test bench soak fmt lint build clean tools-cargo tools-nats tools-postgres tools-s3 tools-python tools-browser
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,7 +25,7 @@ bench: tools-cargo tools-nats ## Measure; prints ratios and figures of one run
 	cargo build --release --locked --bins
 	target/release/stepcast-bench $(ARGS)
 
-soak: tools-cargo tools-nats tools-postgres tools-python tools-browser ## The long versions of tests that have one
+soak: tools-cargo tools-nats tools-postgres tools-s3 tools-python tools-browser ## The long versions of tests that have one
 	STEPCAST_SOAK=1 ./.ci/check
 
 fmt: ## Format the code
@@ -49,6 +49,9 @@ tools-nats:
 
 tools-postgres:
 	@./.ci/install postgres
+
+tools-s3:
+	@./.ci/install s3
 
 tools-python:
 	@./.ci/install python
