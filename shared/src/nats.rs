@@ -288,9 +288,38 @@ pub async fn multi_last(
     subjects: &[String],
 ) -> anyhow::Result<Vec<async_nats::Message>> {
     ensure!(subjects.len() <= MULTI_LAST_LIMIT, "at most {MULTI_LAST_LIMIT} subjects a request");
+    direct_get(client, stream, &MultiLastRequest { multi_last: subjects }).await
+}
+
+#[derive(Serialize)]
+struct AfterRequest<'a> {
+    seq: u64,
+    next_by_subj: &'a str,
+    batch: usize,
+}
+
+/// The first messages of a subject (wildcards allowed) after a stream sequence, at most `batch`, in order.
+///
+/// Errors if the server breaks off or says nothing for 5 s.
+pub async fn messages_after(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+    sequence: u64,
+    batch: usize,
+) -> anyhow::Result<Vec<async_nats::Message>> {
+    direct_get(client, stream, &AfterRequest { seq: sequence + 1, next_by_subj: subject, batch }).await
+}
+
+/// Asks a stream directly, and collects the answers to their end.
+async fn direct_get(
+    client: &Client,
+    stream: &str,
+    request: &impl Serialize,
+) -> anyhow::Result<Vec<async_nats::Message>> {
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await?;
-    let request = serde_json::to_vec(&MultiLastRequest { multi_last: subjects })?;
+    let request = serde_json::to_vec(request)?;
     client.publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, request.into()).await?;
     let mut found = Vec::new();
     loop {

@@ -8,6 +8,7 @@ mod dispatch;
 mod events;
 mod failures;
 mod faults;
+mod gap;
 mod http;
 mod people;
 mod postgres;

@@ -6,7 +6,7 @@ use stepcast_shared::messages::{Complete, ErrorCode, EventSeq, JobError, JobMess
 use stepcast_shared::rpc::CancelOutcome;
 use stepcast_shared::subjects;
 
-use crate::db::{jobs, outbox};
+use crate::db::{jobs, outbox, retention};
 use crate::error::Error;
 use crate::state::AppState;
 
@@ -18,7 +18,8 @@ pub async fn cancel(state: &AppState, owner: &Owner, job_id: JobId) -> Result<Ca
     let mut transaction = state.db.begin().await?;
     let job = jobs::lock(&mut transaction, state.db.dialect, job_id).await?;
     let Some(job) = job.filter(|job| job.owner == owner.as_str()) else {
-        return Err(Error::JobNotFound(job_id.to_string()));
+        let expired = retention::is_expired(&mut *transaction, owner, job_id).await?;
+        return Err(if expired { Error::JobExpired(job_id) } else { Error::JobNotFound(job_id.to_string()) });
     };
     let status: Status = job.status.parse().expect("the status column holds what Status writes");
     if status.is_terminal() {
@@ -63,7 +64,9 @@ pub async fn cancel_all(
         outcomes.push(match cancel(state, owner, job_id).await {
             Ok(outcome) => outcome,
             Err(Error::WrongState(status)) => refused(Some(status), format!("The job is {status}.")),
-            Err(Error::JobNotFound(_)) => refused(None, format!("There is no job {job_id}.")),
+            Err(Error::JobNotFound(_) | Error::JobExpired(_)) => {
+                refused(None, format!("There is no job {job_id}."))
+            }
             Err(error) => return Err(error),
         });
     }

@@ -26,7 +26,7 @@ pub struct ApiConfig {
     /// Database: `sqlite://FILE` or `postgres://USER:PASSWORD@HOST/NAME`.
     #[arg(long, env = "STEPCAST_DATABASE_URL", hide_env_values = true)]
     pub database_url: SecretString,
-    /// Where images are kept: `file:///FOLDER`, or `s3://BUCKET/PREFIX` if that was built in.
+    /// Where images are kept: `file:///FOLDER`, or `s3://BUCKET/PREFIX` where that is built in, or `s3://BUCKET/PREFIX` if that was built in.
     #[arg(long, env = "STEPCAST_IMAGES_URL")]
     pub images_url: Url,
     #[command(flatten)]

@@ -13,7 +13,7 @@ use stepcast_shared::health::ReadyCheck;
 use stepcast_shared::ids::{JobId, Owner};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::hub::Hub;
 use crate::snapshot::{BATCH, Reader};
@@ -24,6 +24,20 @@ const TICK: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(1);
 /// When a read that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How often it is noted how far the stream is.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// Most batches that are read after an outage: 5,000 events, as for a client that comes back.
+const GAP_BATCHES: usize = 25;
+
+/// How far the stream was when live messages were last known to arrive.
+#[derive(Debug, Default)]
+struct Heard {
+    until: Option<u64>,
+    noted: Option<Instant>,
+    /// Whether NATS was away since then.
+    gap: bool,
+}
 
 /// The task that reads again what is due.
 #[derive(Debug)]
@@ -52,6 +66,7 @@ impl Reread {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut connects = self.connects();
         let mut list_at = Instant::now() + self.every;
+        let mut heard = Heard::default();
         loop {
             tick.tick().await;
             self.report();
@@ -61,16 +76,57 @@ impl Reread {
                 info!("nats is back, watched jobs are read again");
                 self.hub.all_due(now);
                 list_at = now;
+                heard.gap = heard.until.is_some();
             }
             if self.client.connection_state() != State::Connected {
                 continue;
             }
+            self.close_gap(&mut heard).await;
             if list_at <= now {
                 let whole = self.list().await;
                 list_at = Instant::now() + if whole { self.every } else { AGAIN };
             }
             self.read_due().await;
         }
+    }
+
+    /// Passes on what was recorded while NATS was away: a job that began and ended meanwhile is in no list.
+    ///
+    /// Between outages it notes how far the stream is. A little of what was heard is then read again; outboxes know it.
+    async fn close_gap(&self, heard: &mut Heard) {
+        if !heard.gap && heard.noted.is_some_and(|at| at.elapsed() < NOTE_EVERY) {
+            return;
+        }
+        if !heard.gap {
+            heard.noted = Some(Instant::now());
+            match self.reader.newest().await {
+                Ok(newest) => heard.until = Some(newest),
+                Err(error) => debug!(error = format!("{error:#}"), "the stream does not tell how far it is"),
+            }
+            return;
+        }
+        for _ in 0..GAP_BATCHES {
+            match self.reader.after(heard.until.unwrap_or_default()).await {
+                Ok((frames, reached)) if heard.until == Some(reached) && frames.is_empty() => {
+                    heard.gap = false;
+                    return;
+                }
+                Ok((frames, reached)) => {
+                    let new: usize = frames.iter().map(|(owner, frame)| self.hub.deliver(owner, frame)).sum();
+                    metrics::counter!("stepcast_gateway_gap_recovered_total").increment(new as u64);
+                    heard.until = Some(reached);
+                }
+                Err(error) => {
+                    warn!(
+                        error = format!("{error:#}"),
+                        "what was missed could not be read, it is tried again"
+                    );
+                    return;
+                }
+            }
+        }
+        warn!("too much was recorded while nats was away; jobs that ended meanwhile may be missing");
+        heard.gap = false;
     }
 
     /// Looks for jobs that nobody here has heard of, where somebody watches all jobs. False if api did not answer.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::Client;
 use async_nats::connection::State;
+use async_nats::jetstream::{self, stream::DirectGetErrorKind};
 use axum::extract::ws::Utf8Bytes;
 use stepcast_shared::ids::{JobId, Owner};
 use stepcast_shared::nats;
@@ -63,6 +64,33 @@ impl Reader {
             }
         });
         Ok(latest(frames))
+    }
+
+    /// Sequence of the newest recorded event of any job; 0 if there is none.
+    pub async fn newest(&self) -> anyhow::Result<u64> {
+        let stream = jetstream::new(self.client.clone()).get_stream_no_info(EVENTS_STREAM).await?;
+        match stream.direct_get_last_for_subject(subjects::ALL_EVENTS).await {
+            Ok(message) => Ok(message.sequence),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The first events recorded after a sequence, at most [`BATCH`], and the sequence that they reach.
+    pub async fn after(&self, sequence: u64) -> anyhow::Result<(Vec<(Owner, JobFrame)>, u64)> {
+        let messages =
+            nats::messages_after(&self.client, EVENTS_STREAM, subjects::ALL_EVENTS, sequence, BATCH).await?;
+        let mut reached = sequence;
+        let mut frames = Vec::with_capacity(messages.len());
+        for message in messages {
+            let place = message.headers.as_ref().and_then(|headers| headers.get("Nats-Sequence"));
+            if let Some(place) = place.and_then(|place| place.as_str().parse().ok()) {
+                reached = reached.max(place);
+            }
+            // What cannot be read was counted when it came by live.
+            frames.extend(JobFrame::recorded(message).ok());
+        }
+        Ok((frames, reached))
     }
 
     /// The last event of each of at most [`BATCH`] jobs, from wherever it is known.

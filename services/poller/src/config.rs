@@ -44,7 +44,7 @@ pub struct PollerConfig {
     /// Pools that these servers serve, separated by commas.
     #[arg(long, env = "STEPCAST_POOLS", value_delimiter = ',', default_value = "default")]
     pub pools: Vec<Pool>,
-    /// Where images are kept: `file:///FOLDER`.
+    /// Where images are kept: `file:///FOLDER`, or `s3://BUCKET/PREFIX` where that is built in.
     #[arg(long, env = "STEPCAST_IMAGES_URL")]
     pub images_url: Url,
     /// Where learnt timings are kept; without it they are learnt again after each start.

@@ -109,7 +109,7 @@ pub struct Up {
     /// Database, `sqlite://FILE` or `postgres://…` [default: a file in the data directory].
     #[arg(long, env = "STEPCAST_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<SecretString>,
-    /// Where images are kept, `file:///FOLDER` [default: a folder in the data directory].
+    /// Where images are kept, `file:///FOLDER`, or `s3://BUCKET/PREFIX` where that is built in [default: a folder in the data directory].
     #[arg(long, env = "STEPCAST_IMAGES_URL", value_name = "URL")]
     pub images_url: Option<Url>,
     /// What to log to standard error [default: `warn` on a terminal, otherwise `info`].

@@ -25,7 +25,7 @@ const FOREVER: &str = "private, max-age=31536000, immutable";
 #[utoipa::path(get, path = "/generation/jobs/{id}/images/{n}", tag = "jobs",
     params(("id" = JobId, Path), ("n" = usize, Path, description = "From 0")),
     responses((status = 200, content_type = "image/*"), (status = 206, content_type = "image/*"), (status = 304),
-        (status = 404, body = Problem), (status = 416, body = Problem)))]
+        (status = 404, body = Problem), (status = 410, body = Problem), (status = 416, body = Problem)))]
 pub(super) async fn get(
     state: State<AppState>,
     caller: Caller,

@@ -121,7 +121,7 @@ pub(super) async fn active(state: State<AppState>, caller: Caller) -> Result<Jso
 
 /// Get a job
 #[utoipa::path(get, path = "/generation/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
-    responses((status = 200, body = Job), (status = 400, body = Problem), (status = 404, body = Problem)))]
+    responses((status = 200, body = Job), (status = 400, body = Problem), (status = 404, body = Problem), (status = 410, body = Problem)))]
 pub(super) async fn get(state: State<AppState>, caller: Caller, path: JobPath) -> Result<Json<Job>, Error> {
     let row = fresh::job(&state, &caller.0, path.0).await?;
     Ok(Json(view::job(&state, &row).await?))
@@ -129,7 +129,7 @@ pub(super) async fn get(state: State<AppState>, caller: Caller, path: JobPath) -
 
 /// Get a job, at the first system's address
 #[utoipa::path(get, path = "/generation/progress/{id}", tag = "jobs", params(("id" = JobId, Path)),
-    responses((status = 200, body = Job), (status = 400, body = Problem), (status = 404, body = Problem)))]
+    responses((status = 200, body = Job), (status = 400, body = Problem), (status = 404, body = Problem), (status = 410, body = Problem)))]
 pub(super) async fn progress(
     state: State<AppState>,
     caller: Caller,
@@ -142,7 +142,7 @@ pub(super) async fn progress(
 ///
 /// A waiting job ends at once; a running one is stopped as soon as SD.Next lets go of it.
 #[utoipa::path(post, path = "/generation/jobs/{id}/cancel", tag = "jobs", params(("id" = JobId, Path)),
-    responses((status = 200, body = CancelAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    responses((status = 200, body = CancelAnswer), (status = 404, body = Problem), (status = 410, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn cancel(
     state: State<AppState>,
     caller: Caller,
@@ -157,7 +157,7 @@ pub(super) async fn cancel(
 ///
 /// A new job with the same request, whatever became of the first.
 #[utoipa::path(post, path = "/generation/jobs/{id}/retry", tag = "jobs", params(("id" = JobId, Path)),
-    responses((status = 202, body = Accepted), (status = 404, body = Problem), (status = 422, body = Problem),
+    responses((status = 202, body = Accepted), (status = 404, body = Problem), (status = 410, body = Problem), (status = 422, body = Problem),
         (status = 429, body = Problem)))]
 pub(super) async fn retry(state: State<AppState>, caller: Caller, path: JobPath) -> Result<Response, Error> {
     let row = fresh::job(&state, &caller.0, path.0).await?;
@@ -171,7 +171,7 @@ pub(super) async fn retry(state: State<AppState>, caller: Caller, path: JobPath)
 /// Change the priority of a waiting job
 #[utoipa::path(patch, path = "/generation/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
     request_body = PatchRequest,
-    responses((status = 200, body = Job), (status = 404, body = Problem), (status = 409, body = Problem),
+    responses((status = 200, body = Job), (status = 404, body = Problem), (status = 410, body = Problem), (status = 409, body = Problem),
         (status = 422, body = Problem)))]
 pub(super) async fn patch(
     state: State<AppState>,
@@ -193,7 +193,7 @@ pub(super) async fn patch(
 
 /// Delete an ended job with its images
 #[utoipa::path(delete, path = "/generation/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
-    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    responses((status = 204), (status = 404, body = Problem), (status = 410, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn delete(
     state: State<AppState>,
     caller: Caller,
