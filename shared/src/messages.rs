@@ -17,7 +17,7 @@ use crate::ids::{BackendId, JobId, Pool};
 use crate::job::Priority;
 use crate::subjects::Kind;
 
-pub use self::backend::{BackendCondition, BackendState};
+pub use self::backend::{BackendCondition, BackendMode, BackendState};
 pub use self::order::EventSeq;
 pub use self::words::{ErrorCode, Source, Stage, Status};
 

@@ -12,14 +12,14 @@ use serde_json::Value;
 
 use crate::ids::{BackendId, ClaimToken, JobId, Owner, Pool};
 use crate::job::JobRequest;
-use crate::messages::Status;
+use crate::messages::{BackendMode, Status};
 use crate::problem::Problem;
 use crate::subjects;
 
 /// Name of the micro service.
 pub const SERVICE_NAME: &str = "stepcast";
 
-/// `claim`: an idle backend asks for work. Answered by `Option<`[`Claim`]`>`.
+/// `claim`: an idle backend asks for work. Answered by [`ClaimAnswer`].
 pub const CLAIM: &str = "claim";
 /// `renew`: a poller says that it still runs its claims. Answered by [`Renewed`].
 pub const RENEW: &str = "renew";
@@ -47,6 +47,24 @@ pub struct ClaimRequest {
     pub pools: Vec<Pool>,
     /// Checkpoint that is loaded, where known.
     pub loaded_model: Option<String>,
+    /// Whether [`ClaimAnswer::HeldBack`] is understood; if not, nothing is said in its place.
+    #[serde(default)]
+    pub takes_modes: bool,
+}
+
+/// What an idle backend is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ClaimAnswer {
+    /// There is a job for it.
+    Work(Box<Claim>),
+    /// Somebody wants it to be given none.
+    HeldBack {
+        /// Why.
+        held_back: BackendMode,
+    },
+    /// There is none: `null`.
+    Nothing,
 }
 
 /// A job, handed to one backend.

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use stepcast_sdnext_sim::{Config, Fault};
+use stepcast_tests::client::Http;
+use stepcast_tests::process::binary;
 use stepcast_tests::sim::Sim;
 use stepcast_tests::stack::Stack;
-use stepcast_tests::wait::until;
+use stepcast_tests::wait::{until, within};
+use tokio::process::Command;
 
 fn job(prompt: &str, more: &Value) -> Value {
     let mut body = json!({"prompt": prompt, "steps": 2, "width": 256, "height": 256});
@@ -124,6 +128,97 @@ async fn a_paused_backend_finishes_what_it_has_and_takes_no_more() {
     assert_eq!(sim.truth().renders_started, 1);
     http.post("/generation/backends/gpu/resume", &json!(null)).await;
     assert_eq!(http.ended(&second).await["status"], "completed");
+}
+
+/// Runs the command line against this api to its end; its code, and all that it said.
+async fn stepcast(http: &Http, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(binary("stepcast"));
+    command.args(arguments).env("STEPCAST_SERVER", http.url()).kill_on_drop(true);
+    let output = within("the command ends", command.output()).await.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+/// The only backend, once it is in this state.
+async fn backend_in(http: &Http, state: &str) -> Value {
+    until(&format!("the backend is {state}"), async || {
+        let backend = http.get("/generation/backends").await.json["backends"][0].clone();
+        (backend["state"] == state).then_some(backend)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_drained_backend_ends_what_it_has_says_so_and_stays_empty_until_it_is_resumed() {
+    let sim = Sim::start(Duration::from_millis(300)).await.unwrap();
+    let mut stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    let first = http.submit(&job("first", &json!({"steps": 40}))).await;
+    until("it renders", async || sim.truth().running).await;
+    let rest = async {
+        let busy = until("it is to be emptied", async || {
+            let backend = http.get("/generation/backends").await.json["backends"][0].clone();
+            (backend["draining"] == true).then_some(backend)
+        })
+        .await;
+        let second = http.submit(&job("second", &json!({"backend": "gpu"}))).await;
+        (busy, second)
+    };
+    let ((code, said), (busy, second)) = tokio::join!(stepcast(&http, &["backends", "--drain", "gpu"]), rest);
+    assert_eq!(
+        (&busy["state"], &busy["drained"], &busy["paused"]),
+        (&json!("busy"), &json!(false), &json!(false)),
+        "{busy}"
+    );
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("gpu finishes {first}")), "{said}");
+    assert!(said.ends_with("gpu is empty and can be shut down\n"), "{said}");
+    assert_eq!(http.job(&first).await["status"], "completed");
+    let drained = backend_in(&http, "drained").await;
+    assert_eq!((&drained["draining"], &drained["drained"]), (&json!(true), &json!(true)), "{drained}");
+    assert_eq!(http.job(&second).await["waiting_for"], "paused");
+
+    stack.poller.signal(Signal::TERM);
+    stack.poller.end().await;
+    stack.api.signal(Signal::TERM);
+    stack.api.end().await;
+    stack.restart_api().await.unwrap();
+    stack.restart_poller().unwrap();
+    let http = stack.http();
+    assert_eq!(backend_in(&http, "drained").await["drained"], true, "it stays so, whatever restarts");
+    assert_eq!(
+        (http.job(&second).await["waiting_for"].as_str(), sim.truth().renders_started),
+        (Some("paused"), 1)
+    );
+
+    assert_eq!(stepcast(&http, &["backends", "--resume", "gpu"]).await.0, Some(0));
+    assert_eq!(http.ended(&second).await["status"], "completed");
+    let idle = backend_in(&http, "idle").await;
+    assert_eq!((&idle["draining"], &idle["drained"]), (&json!(false), &json!(false)), "{idle}");
+}
+
+#[tokio::test]
+async fn an_empty_backend_is_drained_at_once_and_an_unknown_one_is_named() {
+    let sim = Sim::start(Duration::from_millis(50)).await.unwrap();
+    let stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    backend_in(&http, "idle").await;
+    let (code, said) = stepcast(&http, &["--json", "backends", "--drain", "gpu", "--no-wait"]).await;
+    let answer: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(answer, json!({"id": "gpu", "paused": false, "draining": true, "drained": true}));
+    assert_eq!(code, Some(0));
+    backend_in(&http, "drained").await;
+    for order in ["--drain", "--pause", "--resume"] {
+        let (code, said) = stepcast(&http, &["backends", order, "gup"]).await;
+        assert_eq!((code, said.as_str()), (Some(1), "stepcast: No backend is called gup; known are gpu.\n"));
+    }
+    let paused = http.post("/generation/backends/gpu/pause", &json!(null)).await.json;
+    assert_eq!(
+        paused,
+        json!({"id": "gpu", "paused": true, "draining": false, "drained": false}),
+        "the last word"
+    );
+    backend_in(&http, "idle").await;
 }
 
 #[tokio::test]

@@ -52,6 +52,7 @@ on_both!(
     what_may_pass_is_tried_again_and_noted,
     a_waiting_and_a_running_job_are_cancelled,
     a_deleted_job_is_gone_with_its_attempts,
+    a_backend_kept_from_work_is_given_none,
 );
 
 fn small(prompt: &str) -> Value {
@@ -231,6 +232,24 @@ mod scenarios {
             let left = format!("SELECT CAST(COUNT(*) AS BIGINT) FROM {table}");
             assert_eq!(number(&stack.database_url(), &left).await, 0, "{table}");
         }
+    }
+
+    pub async fn a_backend_kept_from_work_is_given_none(database: &Database) {
+        let (sim, _stack, http) = stack(database, Duration::from_millis(200)).await;
+        let running = http.submit(&json!({"prompt": "runs", "steps": 10})).await;
+        until("it renders", async || sim.truth().running).await;
+        let ask = async |order: &str| {
+            http.post(&format!("/generation/backends/gpu/{order}"), &json!(null)).await.json
+        };
+        assert_eq!(ask("drain").await["drained"], false, "it still renders");
+        let waiting = http.submit(&small("waits")).await;
+        assert_eq!(http.ended(&running).await["status"], "completed");
+        until("it is empty", async || (ask("drain").await["drained"] == true).then_some(())).await;
+        assert_eq!(ask("pause").await["paused"], true, "the last word stands");
+        assert_eq!(http.job(&waiting).await["waiting_for"], "paused");
+        assert_eq!(sim.truth().renders_started, 1);
+        ask("resume").await;
+        assert_eq!(http.ended(&waiting).await["status"], "completed");
     }
 }
 

@@ -32,6 +32,11 @@ impl Http {
         Self { client, base: format!("http://{address}") }
     }
 
+    /// The server's address, as a client is told it.
+    pub fn url(&self) -> &str {
+        &self.base
+    }
+
     /// A GET.
     pub async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, Bytes::new(), &[]).await

@@ -1,14 +1,16 @@
 //! Deciding who runs what: claims and their renewal.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use stepcast_shared::ids::{BackendId, ClaimToken};
-use stepcast_shared::messages::BackendCondition;
+use stepcast_shared::messages::{BackendCondition, BackendMode};
 use stepcast_shared::problem::Problem;
-use stepcast_shared::rpc::{Claim, ClaimRequest, ReleaseRequest, RenewRequest, Renewed};
+use stepcast_shared::rpc::{Claim, ClaimAnswer, ClaimRequest, ReleaseRequest, RenewRequest, Renewed};
 use tracing::info;
 
 use crate::db::claims::{self, LEASE_SECONDS, Preferences};
-use crate::db::modes;
+use crate::db::modes::{self, Hold};
 use crate::error::Error;
 use crate::state::AppState;
 
@@ -44,33 +46,36 @@ impl From<sqlx::Error> for ClaimError {
 }
 
 /// Hands a waiting job to a backend, if there is one for it.
-pub async fn claim(state: &AppState, request: &ClaimRequest) -> Result<Option<Claim>, ClaimError> {
+pub async fn claim(state: &AppState, request: &ClaimRequest) -> Result<ClaimAnswer, ClaimError> {
     if request.pools.is_empty() {
-        return Ok(None);
+        return Ok(ClaimAnswer::Nothing);
     }
     let token = ClaimToken::mint();
     let mut transaction = state.db.begin().await?;
+    modes::hold(&mut transaction, state.db.dialect, &request.backend_id, Hold::Shared).await?;
     if !claims::admit_epoch(&mut transaction, state.db.dialect, request).await? {
         return Err(ClaimError::StaleEpoch(request.backend_id.clone()));
     }
-    if modes::is_paused(&mut transaction, &request.backend_id).await? {
+    let modes = modes::modes(&mut *transaction).await?;
+    if let Some(&held_back) = modes.get(request.backend_id.as_str()) {
         transaction.commit().await?;
-        return Ok(None);
+        let told = request.takes_modes.then_some(ClaimAnswer::HeldBack { held_back });
+        return Ok(told.unwrap_or(ClaimAnswer::Nothing));
     }
     let preferences = Preferences {
-        others: has_others(state, request),
+        others: has_others(state, request, &modes),
         affinity_wait_ms: i64::try_from(state.limits.max_affinity_wait.as_millis()).unwrap_or(i64::MAX),
     };
     let row = claims::choose(&mut transaction, state.db.dialect, request, preferences, token).await?;
     let Some(row) = row else {
         transaction.commit().await?;
-        return Ok(None);
+        return Ok(ClaimAnswer::Nothing);
     };
     // A newer replica may have accepted what this one cannot read; then the claim is left to others.
     let request = serde_json::from_str(&row.request).map_err(|_| ClaimError::Unreadable(row.id.clone()))?;
     transaction.commit().await?;
     metrics::counter!("stepcast_claims_total").increment(1);
-    Ok(Some(Claim {
+    Ok(ClaimAnswer::Work(Box::new(Claim {
         job_id: row.id.parse().expect("the id column holds what JobId writes"),
         owner: row.owner.parse().expect("the owner column holds what Owner writes"),
         attempt: u32::try_from(row.attempt).unwrap_or(0) + 1,
@@ -80,14 +85,15 @@ pub async fn claim(state: &AppState, request: &ClaimRequest) -> Result<Option<Cl
         request,
         params: serde_json::from_str(&row.params).unwrap_or(Value::Null),
         deadline_in_seconds: row.deadline_in.map(|millis| millis as f64 / 1000.0),
-    }))
+    })))
 }
 
-/// Whether another backend that can be reached serves one of these pools.
-fn has_others(state: &AppState, request: &ClaimRequest) -> bool {
+/// Whether another backend that can be reached, and may work, serves one of these pools.
+fn has_others(state: &AppState, request: &ClaimRequest, modes: &BTreeMap<String, BackendMode>) -> bool {
     state.backends.list().into_iter().any(|other| {
         other.id != request.backend_id
             && matches!(other.state, BackendCondition::Idle | BackendCondition::Busy)
+            && !modes.contains_key(other.id.as_str())
             && other.pools.iter().any(|pool| request.pools.contains(pool))
     })
 }

@@ -1,7 +1,7 @@
 //! What can go wrong with a request, and what its client is told.
 
 use axum::response::{IntoResponse, Response};
-use stepcast_shared::ids::{BatchId, JobId};
+use stepcast_shared::ids::{BackendId, BatchId, JobId};
 use stepcast_shared::messages::Status;
 use stepcast_shared::problem::{FieldError, Problem};
 use tracing::error;
@@ -27,6 +27,9 @@ pub enum Error {
     /// No such batch.
     #[error("no batch {0}")]
     BatchNotFound(BatchId),
+    /// No such backend; those that are known.
+    #[error("no backend {0}")]
+    BackendNotFound(BackendId, Vec<String>),
     /// The job was removed for its age.
     #[error("job {0} has expired")]
     JobExpired(JobId),
@@ -82,6 +85,11 @@ impl Error {
             }
             Self::BatchNotFound(id) => Problem::new(404, "batch-not-found", "Batch not found")
                 .detail(format!("There is no batch {id}.")),
+            Self::BackendNotFound(id, known) => Problem::new(404, "backend-not-found", "Backend not found")
+                .detail(match known.as_slice() {
+                    [] => format!("No backend is called {id}; none has been heard of yet."),
+                    known => format!("No backend is called {id}; known are {}.", known.join(", ")),
+                }),
             Self::JobExpired(id) => Problem::new(410, "job-expired", "Job expired")
                 .detail(format!("Job {id} ended too long ago to be kept.")),
             Self::ImageNotFound(..) => {

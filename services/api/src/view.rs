@@ -1,12 +1,14 @@
 //! The job object, as HTTP clients and `rpc.get` read it: the row, the live progress, and where it waits.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stepcast_shared::ids::JobId;
 use stepcast_shared::job::Priority;
-use stepcast_shared::messages::{Complete, ErrorCode, JobError, Output, Stage, Status, Timestamp};
+use stepcast_shared::messages::{
+    BackendMode, Complete, ErrorCode, JobError, Output, Stage, Status, Timestamp,
+};
 use stepcast_shared::rpc::AcceptedUrls;
 
 use crate::db::jobs::{self, JobRow};
@@ -85,7 +87,7 @@ pub enum WaitingFor {
     Ahead,
     /// No backend could take it, whatever waits.
     NoCapableBackend,
-    /// Every backend that could take it is paused.
+    /// Every backend that could take it is paused, or to be emptied.
     Paused,
     /// Every backend that could take it cannot be reached, or fails whatever it is given.
     BackendDown,
@@ -124,19 +126,19 @@ pub async fn job(state: &AppState, row: &JobRow) -> Result<Job, Error> {
         Status::Pending => Some(jobs::position(state.db.read(), row).await?),
         _ => None,
     };
-    let paused = modes::paused(state.db.read()).await?;
-    assemble(state, row, position, &paused).await
+    let modes = modes::modes(state.db.read()).await?;
+    assemble(state, row, position, &modes).await
 }
 
 /// Makes the objects of many rows.
 pub async fn jobs(state: &AppState, rows: &[JobRow]) -> Result<Vec<Job>, Error> {
     let waiting = rows.iter().any(|row| row.status() == Status::Pending);
     let positions = if waiting { jobs::positions(state.db.read()).await? } else { HashMap::new() };
-    let paused = modes::paused(state.db.read()).await?;
+    let modes = modes::modes(state.db.read()).await?;
     let mut jobs = Vec::with_capacity(rows.len());
     for row in rows {
         let position = positions.get(&row.id).copied().filter(|_| row.status() == Status::Pending);
-        jobs.push(assemble(state, row, position, &paused).await?);
+        jobs.push(assemble(state, row, position, &modes).await?);
     }
     Ok(jobs)
 }
@@ -145,7 +147,7 @@ async fn assemble(
     state: &AppState,
     row: &JobRow,
     position: Option<i64>,
-    paused: &BTreeSet<String>,
+    modes: &BTreeMap<String, BackendMode>,
 ) -> Result<Job, Error> {
     let (job_id, status) = (row.job_id(), row.status());
     let result: Option<Complete> = row.result.as_deref().and_then(|text| serde_json::from_str(text).ok());
@@ -182,7 +184,7 @@ async fn assemble(
         finished_at: row.finished_at.map(Timestamp::from_millis),
         total_duration: result.as_ref().and_then(|result| result.total_duration),
         position,
-        waiting_for: position.map(|position| waiting_for(state, row, position, paused)),
+        waiting_for: position.map(|position| waiting_for(state, row, position, modes)),
         cancelling: row.cancelling != 0 && !status.is_terminal(),
         images: result.as_ref().map(|result| result.images.clone()).unwrap_or_default(),
         outputs: result.as_ref().map(|result| result.outputs.clone()).unwrap_or_default(),
@@ -206,17 +208,24 @@ async fn failed_attempts(state: &AppState, row: &JobRow) -> Result<Vec<FailedAtt
         .collect())
 }
 
-fn waiting_for(state: &AppState, row: &JobRow, position: i64, paused: &BTreeSet<String>) -> WaitingFor {
+fn waiting_for(
+    state: &AppState,
+    row: &JobRow,
+    position: i64,
+    modes: &BTreeMap<String, BackendMode>,
+) -> WaitingFor {
     use stepcast_shared::messages::BackendCondition as Condition;
     let mut capable = state.backends.list();
     capable.retain(|backend| {
         backend.pools.iter().any(|pool| pool.as_str() == row.pool)
             && row.wanted_backend.as_deref().is_none_or(|wanted| wanted == backend.id.as_str())
     });
-    if capable.is_empty() {
+    // What was emptied may have been shut down since.
+    let held_back = row.wanted_backend.as_ref().is_some_and(|wanted| modes.contains_key(wanted));
+    if capable.is_empty() && !held_back {
         return WaitingFor::NoCapableBackend;
     }
-    capable.retain(|backend| !paused.contains(backend.id.as_str()));
+    capable.retain(|backend| !modes.contains_key(backend.id.as_str()));
     if capable.is_empty() {
         WaitingFor::Paused
     } else if capable.iter().all(|backend| matches!(backend.state, Condition::Down | Condition::Quarantined))

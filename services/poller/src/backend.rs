@@ -6,8 +6,8 @@ use async_nats::Subscriber;
 use futures_util::StreamExt as _;
 use futures_util::stream::SelectAll;
 use stepcast_shared::ids::JobId;
-use stepcast_shared::messages::{BackendCondition, BackendState, ErrorCode, Timestamp};
-use stepcast_shared::rpc::{self, Claim, ClaimRequest};
+use stepcast_shared::messages::{BackendCondition, BackendMode, BackendState, ErrorCode, Timestamp};
+use stepcast_shared::rpc::{self, Claim, ClaimAnswer, ClaimRequest};
 use stepcast_shared::subjects;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -59,6 +59,8 @@ pub struct Backend {
     /// Idle looks in a row that are still needed before somebody else's work counts as done.
     idle_looks: u32,
     quarantine: Quarantine,
+    /// Why it is given no work, if it was told so.
+    held_back: Option<BackendMode>,
     /// When the server was first seen without a model.
     modelless_since: Option<Instant>,
 }
@@ -80,6 +82,7 @@ impl Backend {
             frozen: None,
             idle_looks: 0,
             quarantine: Quarantine::default(),
+            held_back: None,
             modelless_since: None,
         })
     }
@@ -113,12 +116,13 @@ impl Backend {
     async fn hold(&mut self, lease: &Lease) {
         let mut model = None;
         let mut looked: Option<Instant> = None;
-        let mut wakes = self.wakes().await;
+        let mut wakes = SelectAll::new();
         let mut recovered = false;
         while !lease.is_lost() && !self.shared.stopping.is_cancelled() {
             if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
                 let condition = self.look().await;
-                looked = (condition == BackendCondition::Idle).then(Instant::now);
+                let fit = matches!(condition, BackendCondition::Idle | BackendCondition::Drained);
+                looked = fit.then(Instant::now);
                 // A server that is down may come back with what it was rendering.
                 if !recovered && condition != BackendCondition::Down {
                     recovered = self.recover(lease).await;
@@ -129,7 +133,9 @@ impl Backend {
                 if condition == BackendCondition::Quarantined {
                     self.probe(lease).await;
                 }
-                if condition != BackendCondition::Idle {
+                if !fit {
+                    // What cannot take work must not swallow what would wake an idle backend.
+                    wakes = SelectAll::new();
                     self.pause(ASK_EVERY).await;
                     continue;
                 }
@@ -139,15 +145,20 @@ impl Backend {
                 self.pause(wait.min(ASK_EVERY)).await;
                 continue;
             }
+            if wakes.is_empty() && self.held_back.is_none() {
+                wakes = self.wakes().await;
+            }
             match self.claim(lease, model.clone()).await {
-                Some(claim) => {
-                    // A busy backend must not swallow what would wake an idle one.
-                    drop(wakes);
-                    self.run_claim(lease, claim).await;
+                ClaimAnswer::Work(claim) => {
+                    wakes = SelectAll::new();
+                    self.run_claim(lease, *claim).await;
                     looked = None;
-                    wakes = self.wakes().await;
                 }
-                None => {
+                ClaimAnswer::HeldBack { .. } => {
+                    wakes = SelectAll::new();
+                    self.pause(ASK_EVERY).await;
+                }
+                ClaimAnswer::Nothing => {
                     tokio::select! {
                         () = self.pause(ASK_EVERY) => {}
                         Some(_) = wakes.next() => {}
@@ -207,6 +218,9 @@ impl Backend {
                 let unfit = self.quarantine.reason();
                 if condition == BackendCondition::Idle && unfit.is_some() {
                     condition = BackendCondition::Quarantined;
+                }
+                if condition == BackendCondition::Idle && self.held_back == Some(BackendMode::Draining) {
+                    condition = BackendCondition::Drained;
                 }
                 let message = match condition {
                     BackendCondition::Starting => Some("SD.Next answers and has not loaded a model yet"),
@@ -340,21 +354,49 @@ impl Backend {
         verify(&plan.expected(true), answer, &Evidence::default())
     }
 
-    async fn claim(&self, lease: &Lease, loaded_model: Option<String>) -> Option<Claim> {
+    /// Asks for work. Without an answer there is none, and what the backend was told before still holds.
+    async fn claim(&mut self, lease: &Lease, loaded_model: Option<String>) -> ClaimAnswer {
         if !lease.is_fresh() {
-            return None;
+            return ClaimAnswer::Nothing;
         }
         let request = ClaimRequest {
             backend_id: self.spec.id.clone(),
             epoch: lease.epoch,
             pools: self.shared.config.pools.clone(),
             loaded_model,
+            takes_modes: true,
         };
-        let claimed: Result<Option<Claim>, _> =
+        let claimed: Result<ClaimAnswer, _> =
             rpc::call(&self.shared.client, rpc::CLAIM, &request, CLAIM_TIMEOUT).await;
         let state = claimed.as_ref().map(drop).map_err(ToString::to_string);
         self.shared.ready.set("api", state);
-        claimed.inspect_err(|error| warn!(backend = %self.spec.id, error = %error, "no claim")).ok().flatten()
+        match claimed {
+            Ok(answer) => {
+                self.heed(&answer);
+                answer
+            }
+            Err(error) => {
+                warn!(backend = %self.spec.id, error = %error, "no claim");
+                ClaimAnswer::Nothing
+            }
+        }
+    }
+
+    /// Says that the backend is empty once it was told that it is to be, until it may work again.
+    ///
+    /// It asks only while it renders nothing, so from then on nothing of ours runs on it.
+    fn heed(&mut self, answer: &ClaimAnswer) {
+        let held_back = match answer {
+            ClaimAnswer::HeldBack { held_back } => Some(*held_back),
+            ClaimAnswer::Work(_) | ClaimAnswer::Nothing => None,
+        };
+        if self.held_back == held_back {
+            return;
+        }
+        info!(backend = %self.spec.id, ?held_back, "backend held back, or no more");
+        self.held_back = held_back;
+        let draining = held_back == Some(BackendMode::Draining);
+        say(&self.state, if draining { BackendCondition::Drained } else { BackendCondition::Idle }, None);
     }
 
     async fn wakes(&self) -> SelectAll<Subscriber> {

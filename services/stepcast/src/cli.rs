@@ -52,7 +52,7 @@ pub enum Command {
     Get(Get),
     /// Cancel jobs.
     Cancel(Cancel),
-    /// Show what the backends are doing, or give one a rest.
+    /// Show what the backends are doing, give one a rest, or empty one.
     Backends(Backends),
     /// Become a NATS server that ends with its parent.
     #[command(hide = true)]
@@ -65,8 +65,14 @@ pub struct Backends {
     #[command(flatten)]
     pub server: Server,
     /// Give this backend no more work; what it renders is finished.
-    #[arg(long, value_name = "ID", conflicts_with = "resume")]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["resume", "drain"])]
     pub pause: Option<BackendId>,
+    /// As `--pause`, and wait until it is empty and can be shut down.
+    #[arg(long, value_name = "ID", conflicts_with = "resume")]
+    pub drain: Option<BackendId>,
+    /// Do not wait until the drained backend is empty.
+    #[arg(long, requires = "drain", conflicts_with_all = ["pause", "resume"])]
+    pub no_wait: bool,
     /// Give this backend work again.
     #[arg(long, value_name = "ID")]
     pub resume: Option<BackendId>,
@@ -342,6 +348,17 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         assert!(Cli::try_parse_from(["stepcast", "watch", "--all"]).is_ok());
         assert!(Cli::try_parse_from(["stepcast", "watch", "not-an-id"]).is_err());
+    }
+
+    #[test]
+    fn one_thing_is_asked_of_one_backend() {
+        let parses =
+            |arguments: &[&str]| Cli::try_parse_from([&["stepcast", "backends"], arguments].concat()).is_ok();
+        assert!(parses(&["--drain", "gpu", "--no-wait"]));
+        assert!(
+            !parses(&["--drain", "gpu", "--resume", "gpu"]) && !parses(&["--drain", "a", "--pause", "b"])
+        );
+        assert!(!parses(&["--pause", "gpu", "--no-wait"]) && !parses(&["--drain", "not an id"]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use stepcast_shared::ids::JobId;
-use stepcast_shared::messages::{BackendCondition, BackendState, Status, Timestamp};
+use stepcast_shared::messages::{Status, Timestamp};
 
 use crate::cli;
 use crate::client::{Client, Error};
@@ -133,56 +133,8 @@ pub async fn cancel(args: &cli::Cancel, json: bool) -> anyhow::Result<Exit> {
     Ok(exit)
 }
 
-/// `backends`.
-pub async fn backends(args: &cli::Backends, json: bool) -> anyhow::Result<Exit> {
-    #[derive(Deserialize)]
-    struct Backend {
-        #[serde(flatten)]
-        state: BackendState,
-        #[serde(default)]
-        paused: bool,
-    }
-    #[derive(Deserialize)]
-    struct List {
-        backends: Vec<Backend>,
-    }
-    let client = Client::new(&args.server.server)?;
-    for (id, order) in [(&args.pause, "pause"), (&args.resume, "resume")] {
-        if let Some(id) = id {
-            let answer: Value =
-                client.post(client.url(&format!("generation/backends/{id}/{order}")), None, None).await?;
-            if json {
-                return show(&answer);
-            }
-            out::line(&format!(
-                "{id} {}",
-                if order == "pause" { "is paused" } else { "is given work again" }
-            ))?;
-            return Ok(Exit::Done);
-        }
-    }
-    let url = client.url("generation/backends");
-    if json {
-        return show(&client.get(url).await?);
-    }
-    let list: List = client.get(url).await?;
-    let mut table = Table::new(&["BACKEND", "STATE", "ADDRESS", "MODEL", "JOB", "NOTE"]);
-    for Backend { state: backend, paused } in list.backends {
-        let state = condition(backend.state);
-        table.row(vec![
-            backend.id.to_string(),
-            if paused { format!("{state}, paused") } else { state.to_owned() },
-            backend.url,
-            shortened(backend.model.as_deref().unwrap_or_default(), 40),
-            backend.job_id.map(|id| id.to_string()).unwrap_or_default(),
-            shortened(backend.message.or(backend.foreign).as_deref().unwrap_or_default(), 80),
-        ]);
-    }
-    out::line(&if table.is_empty() { "no backends".to_owned() } else { table.text() })?;
-    Ok(Exit::Done)
-}
-
-fn show(answer: &Value) -> anyhow::Result<Exit> {
+/// Prints an answer as it came.
+pub fn show(answer: &Value) -> anyhow::Result<Exit> {
     out::json(answer)?;
     Ok(Exit::Done)
 }
@@ -205,17 +157,6 @@ fn state(job: &Job) -> String {
             format!("pending, place {place}{why}")
         }
         (status, _) => status.to_string(),
-    }
-}
-
-fn condition(condition: BackendCondition) -> &'static str {
-    match condition {
-        BackendCondition::Idle => "idle",
-        BackendCondition::Busy => "busy",
-        BackendCondition::Foreign => "foreign work",
-        BackendCondition::Starting => "starting",
-        BackendCondition::Quarantined => "quarantined",
-        BackendCondition::Down => "down",
     }
 }
 

@@ -3,6 +3,7 @@
 //! Nothing of Stepcast's own work is done here. `up` puts the services, a NATS server and a folder together
 //! ([`up`]); the commands are an HTTP client ([`client`]) and a WebSocket client ([`watch`]) like any other.
 
+mod backends;
 mod bars;
 pub mod cli;
 pub mod client;
@@ -43,7 +44,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Jobs(args) => commands::jobs(&args, json).await,
         Command::Get(args) => commands::get(&args, json).await,
         Command::Cancel(args) => commands::cancel(&args, json).await,
-        Command::Backends(args) => commands::backends(&args, json).await,
+        Command::Backends(args) => backends::run(&args, json).await,
         Command::NatsChild(args) => Err(nats_child::become_server(&args)),
     }
 }

@@ -32,6 +32,16 @@ pub struct BackendState {
     pub updated_at: Timestamp,
 }
 
+/// Why a backend is to be given no work. Whatever it renders is finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendMode {
+    /// It has a rest and keeps its place.
+    Paused,
+    /// It is to be emptied, and then to say that it is: [`BackendCondition::Drained`].
+    Draining,
+}
+
 /// What a backend is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -46,6 +56,8 @@ pub enum BackendCondition {
     Starting,
     /// Failed too often in a row; it is tried from time to time.
     Quarantined,
+    /// Idle, and kept from work until it is resumed: its server may be shut down.
+    Drained,
     /// Cannot be reached.
     Down,
 }

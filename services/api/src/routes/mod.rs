@@ -41,6 +41,7 @@ pub fn router(state: AppState) -> Router {
         .routes(routes!(inputs::upload))
         .routes(routes!(backends::list))
         .routes(routes!(backends::pause))
+        .routes(routes!(backends::drain))
         .routes(routes!(backends::resume))
         .with_state(state)
         .split_for_parts();
