@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::http::Uri;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::problem::Problem;
 use crate::shutdown::Supervisor;
@@ -14,11 +15,22 @@ use crate::shutdown::Supervisor;
 ///
 /// Requests in flight are finished; upgraded sockets are not waited for and must end themselves.
 pub fn serve(router: Router, listener: TcpListener, supervisor: &Supervisor) -> anyhow::Result<SocketAddr> {
+    serve_until(router, listener, supervisor, supervisor.stopping().clone())
+}
+
+/// Like [`serve`], but until `end`, which must come some time after the process begins to stop.
+///
+/// For a service that says goodbye for a while: probes and newcomers are told so rather than refused.
+pub fn serve_until(
+    router: Router,
+    listener: TcpListener,
+    supervisor: &Supervisor,
+    end: CancellationToken,
+) -> anyhow::Result<SocketAddr> {
     let address = listener.local_addr().context("a bound listener has an address")?;
-    let stopping = supervisor.stopping().clone();
     supervisor.spawn("http", async move {
         axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-            .with_graceful_shutdown(stopping.cancelled_owned())
+            .with_graceful_shutdown(end.cancelled_owned())
             .await
             .context("the HTTP server failed")
     });

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::extract::ws::Utf8Bytes;
 use serde::Serialize;
 use stepcast_shared::ids::{ConnectionId, JobId};
 use stepcast_shared::messages::Envelope;
@@ -10,6 +9,7 @@ use stepcast_shared::problem::{FieldError, Problem};
 use stepcast_shared::rpc::{self, Accepted, CancelOutcome};
 
 use crate::protocol::{Code, Jobs, Rejection};
+use crate::ws::Wire;
 
 /// Version of the conversation.
 const PROTOCOL: u32 = 1;
@@ -119,9 +119,9 @@ impl Answer {
     }
 
     /// The wire form, stamped now.
-    pub fn encode(self) -> Utf8Bytes {
+    pub fn encode(self) -> Wire {
         let json = Envelope::now(self).to_json();
-        String::from_utf8(json).expect("JSON is UTF-8").into()
+        Wire::text(std::str::from_utf8(&json).expect("JSON is UTF-8"))
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     fn body(answer: Answer) -> Value {
-        let mut value: Value = serde_json::from_str(answer.encode().as_str()).unwrap();
+        let mut value: Value = serde_json::from_slice(answer.encode().payload()).unwrap();
         assert!(value.as_object_mut().unwrap().remove("timestamp").unwrap().is_string());
         value
     }

@@ -1,7 +1,5 @@
 //! Why a connection is closed, in the code that tells a client whether to come back.
 
-use axum::extract::ws::CloseFrame;
-
 /// A close code and its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Close {
@@ -27,9 +25,3 @@ pub const TOO_BIG: Close = Close { code: 1009, reason: "the message is too big" 
 pub const TOO_SLOW: Close = Close { code: 4408, reason: "too slow, come back for a snapshot" };
 /// No answer to pings; come back if you are there.
 pub const SILENT: Close = Close { code: 4408, reason: "no answer to pings" };
-
-impl From<Close> for CloseFrame {
-    fn from(close: Close) -> Self {
-        Self { code: close.code, reason: close.reason.into() }
-    }
-}

@@ -44,6 +44,32 @@ pub struct Limits {
         default_value_t = 10_000
     )]
     pub max_connections: usize,
+    /// Connections at once from one address, which then get 429; 0 for no limit.
+    #[arg(
+        long = "gateway-max-connections-per-address",
+        env = "STEPCAST_GATEWAY_MAX_CONNECTIONS_PER_ADDRESS",
+        default_value_t = 0
+    )]
+    pub max_connections_per_address: usize,
+    /// Count connections by the last entry of X-Forwarded-For. Only behind a proxy that sets it.
+    #[arg(long = "gateway-trust-forwarded-for", env = "STEPCAST_GATEWAY_TRUST_FORWARDED_FOR")]
+    pub trust_forwarded_for: bool,
+    /// How long a client may stay that watches nothing and says nothing.
+    #[arg(
+        long = "gateway-idle",
+        env = "STEPCAST_GATEWAY_IDLE",
+        default_value = "1h",
+        value_parser = humantime::parse_duration
+    )]
+    pub idle: Duration,
+    /// Age, give or take a tenth, at which a connection is asked to come back; without it connections may stay.
+    /// It spreads clients over gateways that were added later.
+    #[arg(
+        long = "gateway-max-age",
+        env = "STEPCAST_GATEWAY_MAX_AGE",
+        value_parser = humantime::parse_duration
+    )]
+    pub max_age: Option<Duration>,
     /// Bytes of one message from a client; more closes the connection with 1009.
     #[arg(
         long = "gateway-max-frame-bytes",
@@ -129,7 +155,7 @@ pub struct Limits {
         value_parser = humantime::parse_duration
     )]
     pub request_timeout: Duration,
-    /// Clients of a gateway that stops are told to come back within this time, spread evenly.
+    /// Clients that are let go are told to come back within this time, spread evenly.
     #[arg(
         long = "gateway-reconnect-spread",
         env = "STEPCAST_GATEWAY_RECONNECT_SPREAD",
@@ -137,7 +163,7 @@ pub struct Limits {
         value_parser = humantime::parse_duration
     )]
     pub reconnect_spread: Duration,
-    /// How long a gateway that stops waits for its clients to take the last messages.
+    /// Over how long a gateway that stops lets its clients go. Few clients take less: two a millisecond are let go.
     #[arg(
         long = "gateway-drain",
         env = "STEPCAST_GATEWAY_DRAIN",
@@ -159,6 +185,7 @@ impl GatewayConfig {
             ("--gateway-outbox-messages", limits.outbox_messages == 0),
             ("--gateway-outbox-bytes", limits.outbox_bytes == 0),
             ("--gateway-heartbeat", limits.heartbeat.is_zero()),
+            ("--gateway-max-age", limits.max_age.is_some_and(|age| age.is_zero())),
             ("--gateway-reread", limits.reread.is_zero()),
         ] {
             anyhow::ensure!(!zero, "{name} must be more than 0");

@@ -1,123 +1,67 @@
-//! One WebSocket, from its greeting to its goodbye: feeds the session, runs what it asks for, writes what waits.
+//! One WebSocket, from its greeting to its goodbye: feeds the session, runs what it asks for, and writes what the
+//! socket did not take at once.
 //!
-//! Reading and writing are two loops in one task: a client that does not read must not keep us from hearing it.
+//! The task of a connection sleeps while messages pass by it: whoever queues a frame writes it. It wakes for what the
+//! client says, for a socket that is behind, and for its own clock. While it sleeps it holds no buffer.
 
 use std::collections::VecDeque;
 use std::future::pending;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::ws::{Message, WebSocket};
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt as _, StreamExt as _};
 use stepcast_shared::ids::{ConnectionId, Owner};
-use tokio::time::{MissedTickBehavior, interval_at, timeout};
-use tokio_tungstenite::tungstenite;
-use tracing::{Instrument as _, debug, info_span};
+use tokio::net::TcpStream;
+use tokio::time::{sleep_until, timeout};
+use tracing::{Instrument as _, debug, debug_span};
 
 use crate::Gateway;
-use crate::answers::Answer;
 use crate::close::{self, Close};
 use crate::operations::{Operation, Outcome, Workbench};
-use crate::outbox::{Bounds, Outbox};
+use crate::outbox::{Bounds, Outbox, Phase};
 use crate::session::{Action, Input, Session};
+use crate::ws::{Decoder, Received, Wire};
 
 /// How long a peer may take to answer our goodbye. Hanging up earlier could destroy what it has not read yet.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// Bytes read at once; on the stack, and only while something is read.
+const READ: usize = 8 * 1024;
+/// Goodbyes a millisecond that a gateway says when it stops: few clients are let go at once, many over the set time.
+const GOODBYES_PER_MS: usize = 2;
 
-/// Serves one connection until either side ends it.
-pub async fn serve(socket: WebSocket, gateway: Arc<Gateway>) {
+/// Serves one connection until either side ends it. `heard` is what came with the handshake.
+pub async fn serve(socket: TcpStream, heard: &[u8], gateway: Arc<Gateway>) {
     let id = ConnectionId::mint();
-    let _counted = Counted::new();
-    run(socket, gateway, id).instrument(info_span!("connection", %id)).await;
-}
-
-async fn run(socket: WebSocket, gateway: Arc<Gateway>, id: ConnectionId) {
+    // At debug only: a span is worth more memory than the connection itself.
+    let span = debug_span!("connection", %id);
     let limits = &gateway.limits;
-    let outbox =
-        Arc::new(Outbox::new(Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes }));
-    let (session, greeting) = Session::new(id, limits, Instant::now());
-    outbox.answer(greeting.encode());
-    let (mut sink, mut stream) = socket.split();
-    let mut conversation = Conversation::new(&gateway, Arc::clone(&outbox), session);
-    let heard_all = {
-        let writing = write(&mut sink, &outbox, limits.write_deadline);
-        let hearing = conversation.run(&mut stream, &gateway);
-        tokio::pin!(writing, hearing);
-        tokio::select! {
-            close = &mut hearing => {
-                outbox.close(close);
-                // Whatever waits goes first; each write has its deadline, and this bounds their number.
-                let _ = timeout(limits.write_deadline, &mut writing).await;
-                close != close::TOO_BIG
-            }
-            written = &mut writing => {
-                if let Err(error) = written {
-                    debug!(%error, "the client cannot be written to");
-                    return;
-                }
-                true
-            }
-        }
-    };
-    drop(conversation);
-    let farewell = async {
-        if heard_all {
-            while let Some(Ok(_)) = stream.next().await {}
-        } else {
-            // The rest of an oversized frame cannot be read past; the peer needs time to read why.
-            pending::<()>().await;
-        }
-    };
-    let _ = timeout(GOODBYE, farewell).await;
-}
-
-/// Writes what waits until the goodbye is written. Errors if the peer is gone or takes too long.
-async fn write(
-    sink: &mut SplitSink<WebSocket, Message>,
-    outbox: &Outbox,
-    deadline: Duration,
-) -> Result<(), WriteError> {
-    loop {
-        let batch = outbox.next().await;
-        let (count, goodbye) = (batch.frames.len(), batch.close);
-        let writing = async {
-            for frame in batch.frames {
-                sink.feed(frame).await?;
-            }
-            if let Some(close) = goodbye {
-                sink.feed(Message::Close(Some(close.into()))).await?;
-            }
-            sink.flush().await
-        };
-        let Ok(written) = timeout(deadline, writing).await else {
-            metrics::counter!("stepcast_gateway_write_timeouts_total").increment(1);
-            // It may have room for this much; if not, it learns from the lost connection.
-            let close = Message::Close(Some(close::TOO_SLOW.into()));
-            let _ = timeout(GOODBYE, sink.send(close)).await;
-            return Err(WriteError::Late);
-        };
-        written?;
-        metrics::counter!("stepcast_gateway_frames_sent_total").increment(count as u64);
-        if let Some(close) = goodbye {
-            metrics::counter!("stepcast_gateway_closes_total", "code" => close.code.to_string()).increment(1);
-            return Ok(());
-        }
+    let bounds = Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes };
+    let outbox = Arc::new(Outbox::of_socket(bounds, socket));
+    let mut conversation = Conversation::new(&gateway, outbox, id);
+    conversation.understand(heard);
+    async {
+        let end = conversation.run(&gateway).await;
+        debug!(?end, "the connection ends");
+        conversation.take_leave(end).await;
     }
+    .instrument(span)
+    .await;
 }
 
-#[derive(Debug, thiserror::Error)]
-enum WriteError {
-    #[error("the connection is lost")]
-    Lost(#[from] axum::Error),
-    #[error("it took too long")]
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The peer is gone.
+    Lost,
+    /// The goodbye is written.
+    Said(Close),
+    /// The goodbye could not be written in time.
     Late,
 }
 
 type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-/// The hearing half: the session, and the operations that it has asked for.
 struct Conversation {
     session: Session,
     outbox: Arc<Outbox>,
@@ -125,12 +69,19 @@ struct Conversation {
     running: Option<Running>,
     /// At most as many as the session lets wait.
     queued: VecDeque<Operation>,
+    /// None once the client cannot be understood any longer, or has said goodbye.
+    decoder: Option<Decoder>,
+    /// Whether the client has said goodbye.
+    peer_left: bool,
 }
 
 impl Conversation {
-    fn new(gateway: &Gateway, outbox: Arc<Outbox>, session: Session) -> Self {
+    fn new(gateway: &Gateway, outbox: Arc<Outbox>, id: ConnectionId) -> Self {
         // Everybody is anonymous until there are credentials; nothing below depends on it.
         let owner = Owner::anonymous();
+        let (session, greeting) = Session::new(id, &gateway.limits, Instant::now());
+        outbox.answer(greeting.encode());
+        outbox.flush();
         let workbench = Workbench {
             member: gateway.hub.join(owner.clone(), Arc::clone(&outbox)),
             owner,
@@ -139,40 +90,122 @@ impl Conversation {
             reader: Arc::clone(&gateway.reader),
             outbox: Arc::clone(&outbox),
         };
-        Self { session, outbox, workbench: Arc::new(workbench), running: None, queued: VecDeque::new() }
+        Self {
+            session,
+            outbox,
+            workbench: Arc::new(workbench),
+            running: None,
+            queued: VecDeque::new(),
+            decoder: Some(Decoder::new(gateway.limits.max_frame_bytes)),
+            peer_left: false,
+        }
     }
 
-    /// Runs until one side wants to end, and says how.
-    async fn run(&mut self, stream: &mut SplitStream<WebSocket>, gateway: &Gateway) -> Close {
-        let period = gateway.limits.heartbeat;
-        let mut heartbeat = interval_at(tokio::time::Instant::now() + period, period);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Runs until the connection is over.
+    async fn run(&mut self, gateway: &Gateway) -> End {
+        let limits = &gateway.limits;
+        let outbox = Arc::clone(&self.outbox);
+        let socket = outbox.socket().expect("it was made with one");
+        let mut beat_at = Instant::now() + limits.heartbeat;
+        let mut leave_at =
+            limits.max_age.map(|age| Instant::now() + age.mul_f64(rand::random_range(0.9..=1.1)));
+        let mut stopping = false;
         loop {
-            let close = tokio::select! {
-                frame = stream.next() => match frame {
-                    Some(Ok(Message::Text(text))) => self.advance(Input::Text(text.as_str())),
-                    Some(Ok(Message::Binary(_))) => self.advance(Input::Binary),
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => self.advance(Input::Alive),
-                    Some(Ok(Message::Close(_))) | None => return close::NORMAL,
-                    Some(Err(error)) => return close_after(error),
-                },
+            let standing = outbox.standing();
+            let behind = match standing.phase {
+                Phase::Over(close) => return End::Said(close),
+                Phase::Lost => return End::Lost,
+                Phase::Open => None,
+                Phase::Behind(since) => Some(since + limits.write_deadline),
+            };
+            let times = [Some(beat_at), behind, standing.wake_at, leave_at];
+            let next = times.into_iter().flatten().min().unwrap_or(beat_at);
+            tokio::select! {
+                readable = socket.readable() => {
+                    if readable.is_err() || self.hear(socket).is_err() {
+                        return End::Lost;
+                    }
+                }
+                () = outbox.wanted() => {}
+                _ = socket.writable(), if behind.is_some() => {
+                    outbox.resume();
+                }
                 outcome = outcome(&mut self.running) => {
                     self.running = None;
-                    self.advance(Input::Done(outcome))
+                    self.advance(Input::Done(outcome));
                 }
-                _ = heartbeat.tick() => self.advance(Input::Tick),
-                () = gateway.stopping.cancelled() => {
-                    let reconnect_after = gateway.limits.reconnect_spread.mul_f64(rand::random());
-                    self.advance(Input::Stopping { reconnect_after })
+                () = sleep_until(next.into()) => {
+                    let now = Instant::now();
+                    if behind.is_some_and(|at| at <= now) {
+                        return self.too_late().await;
+                    }
+                    if beat_at <= now {
+                        beat_at = now + limits.heartbeat;
+                        self.advance(Input::Tick);
+                    }
+                    if leave_at.take_if(|at| *at <= now).is_some() {
+                        let reconnect_after = limits.reconnect_spread.mul_f64(rand::random());
+                        self.advance(Input::Stopping { reconnect_after });
+                    }
+                    outbox.flush();
                 }
-            };
-            if let Some(close) = close {
-                return close;
+                () = gateway.stopping.cancelled(), if !stopping => {
+                    stopping = true;
+                    let goodbyes = gateway.connections.len() / GOODBYES_PER_MS;
+                    let spread = limits.drain.min(Duration::from_millis(goodbyes as u64));
+                    let at = Instant::now() + spread.mul_f64(rand::random());
+                    leave_at = Some(leave_at.map_or(at, |leave_at| leave_at.min(at)));
+                }
             }
         }
     }
 
-    fn advance(&mut self, input: Input<'_>) -> Option<Close> {
+    /// Reads what there is. Errors if the peer is gone.
+    fn hear(&mut self, socket: &TcpStream) -> io::Result<()> {
+        let mut bytes = [0; READ];
+        loop {
+            match socket.try_read(&mut bytes) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => self.understand(&bytes[..read]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Acts on what was read, and writes the answers.
+    fn understand(&mut self, bytes: &[u8]) {
+        // After a goodbye, or what cannot be understood, it is read only so that our own goodbye arrives.
+        let Some(mut decoder) = self.decoder.take() else { return };
+        let mut received = Vec::new();
+        let decoded = decoder.decode(bytes, &mut received);
+        for message in received {
+            match message {
+                Received::Text(text) => self.advance(Input::Text(&text)),
+                Received::Binary => self.advance(Input::Binary),
+                Received::Pong => self.advance(Input::Alive),
+                Received::Ping(payload) => {
+                    self.outbox.answer(Wire::pong(&payload));
+                    self.advance(Input::Alive);
+                }
+                Received::Close(_) => {
+                    self.peer_left = true;
+                    self.outbox.close(close::NORMAL);
+                }
+            }
+        }
+        match decoded {
+            Ok(()) if !self.peer_left => self.decoder = Some(decoder),
+            Ok(()) => {}
+            Err(violation) => {
+                debug!(%violation, "the client cannot be understood");
+                self.outbox.close(violation.close());
+            }
+        }
+        self.outbox.flush();
+    }
+
+    fn advance(&mut self, input: Input<'_>) {
         let now = Instant::now();
         // Before the input: a job that is asked for again must not count as ended because of before.
         let finished = self.outbox.take_finished();
@@ -180,11 +213,11 @@ impl Conversation {
         actions.append(&mut self.session.handle(input, now));
         for action in actions {
             match action {
-                Action::Send(answer) => self.send(answer),
+                Action::Send(answer) => self.outbox.answer(answer.encode()),
                 Action::Start(operation) => self.queued.push_back(operation),
                 Action::Release(ids) => self.workbench.member.unwatch(&ids),
-                Action::Ping => self.outbox.ping(),
-                Action::Close(close) => return Some(close),
+                Action::Ping => self.outbox.answer(Wire::ping()),
+                Action::Close(close) => self.outbox.close(close),
             }
         }
         if self.running.is_none() {
@@ -192,11 +225,55 @@ impl Conversation {
             self.running =
                 next.map(|operation| -> Running { Box::pin(Arc::clone(&self.workbench).run(operation)) });
         }
-        None
+        self.outbox.flush();
     }
 
-    fn send(&self, answer: Answer) {
-        self.outbox.answer(answer.encode());
+    /// Gives a client that takes nothing a last chance to learn why it is let go.
+    async fn too_late(&mut self) -> End {
+        metrics::counter!("stepcast_gateway_write_timeouts_total").increment(1);
+        self.outbox.close(close::TOO_SLOW);
+        let over = async {
+            while let Phase::Behind(_) = self.outbox.standing().phase {
+                let socket = self.outbox.socket().expect("it was made with one");
+                let _ = socket.writable().await;
+                self.outbox.resume();
+            }
+        };
+        let _ = timeout(GOODBYE, over).await;
+        match self.outbox.standing().phase {
+            Phase::Over(close) => End::Said(close),
+            _ => End::Late,
+        }
+    }
+
+    /// Ends what the client watched, and waits until it has read our goodbye or says its own.
+    async fn take_leave(self, end: End) {
+        let Self { outbox, mut decoder, peer_left, session, workbench, running, queued } = self;
+        drop((session, workbench, running, queued));
+        let End::Said(close) = end else { return };
+        metrics::counter!("stepcast_gateway_closes_total", "code" => close.code.to_string()).increment(1);
+        let socket = outbox.socket().expect("it was made with one");
+        let farewell = async {
+            while !peer_left && socket.readable().await.is_ok() {
+                let mut bytes = [0; READ];
+                match socket.try_read(&mut bytes) {
+                    Ok(0) => return,
+                    Ok(read) => {
+                        let mut received = Vec::new();
+                        let decoded = decoder.as_mut().map(|it| it.decode(&bytes[..read], &mut received));
+                        if matches!(received.last(), Some(Received::Close(_))) {
+                            return;
+                        }
+                        if matches!(decoded, Some(Err(_))) {
+                            decoder = None;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return,
+                }
+            }
+        };
+        let _ = timeout(GOODBYE, farewell).await;
     }
 }
 
@@ -205,31 +282,5 @@ async fn outcome(running: &mut Option<Running>) -> Outcome {
     match running {
         Some(running) => running.await,
         None => pending().await,
-    }
-}
-
-/// The close that fits what is wrong with a peer's frame.
-fn close_after(error: axum::Error) -> Close {
-    match error.into_inner().downcast_ref::<tungstenite::Error>() {
-        Some(tungstenite::Error::Capacity(_)) => close::TOO_BIG,
-        Some(tungstenite::Error::Utf8(_)) => close::NOT_TEXT,
-        Some(tungstenite::Error::Protocol(_)) => close::PROTOCOL,
-        _ => close::NORMAL,
-    }
-}
-
-/// Counts a connection for as long as it lives.
-struct Counted;
-
-impl Counted {
-    fn new() -> Self {
-        metrics::gauge!("stepcast_gateway_connections").increment(1.0);
-        Self
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        metrics::gauge!("stepcast_gateway_connections").decrement(1.0);
     }
 }

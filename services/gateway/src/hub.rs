@@ -10,17 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use async_nats::{Client, Subscriber};
-use futures_util::StreamExt as _;
 use stepcast_shared::ids::{JobId, Owner};
 use stepcast_shared::subjects;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
 
-use crate::frame::{JobFrame, NotAFrame};
-use crate::outbox::Outbox;
+use crate::feed::Feed;
+use crate::frame::JobFrame;
+use crate::outbox::{Outbox, Round};
 
 mod table;
 
@@ -33,31 +28,16 @@ const FIRST_REREAD: Duration = Duration::from_secs(1);
 /// Fans the messages of NATS out to the connections.
 #[derive(Debug)]
 pub struct Hub {
-    client: Client,
+    feed: Arc<Feed>,
     linger: Duration,
     table: Mutex<Table>,
-    /// Held while NATS subscriptions are changed, so that whoever watches a subject finds it subscribed.
-    changes: tokio::sync::Mutex<()>,
-    pumps: TaskTracker,
-    stopped: CancellationToken,
     next_member: AtomicU64,
 }
 
-/// Ends one NATS subscription when dropped.
-type Subscription = tokio_util::sync::DropGuard;
-
 impl Hub {
     /// A hub that nobody has joined.
-    pub fn new(client: Client, linger: Duration) -> Self {
-        Self {
-            client,
-            linger,
-            table: Mutex::default(),
-            changes: tokio::sync::Mutex::default(),
-            pumps: TaskTracker::new(),
-            stopped: CancellationToken::new(),
-            next_member: AtomicU64::new(0),
-        }
+    pub fn new(feed: Arc<Feed>, linger: Duration) -> Self {
+        Self { feed, linger, table: Mutex::default(), next_member: AtomicU64::new(0) }
     }
 
     /// Adds a connection.
@@ -66,9 +46,9 @@ impl Hub {
         Member { hub: Arc::clone(self), id, owner, outbox, watched: Mutex::default() }
     }
 
-    /// Hands a message to everybody who wants it; returns how many had not had it.
-    pub fn deliver(&self, owner: &Owner, frame: &JobFrame) -> usize {
-        self.lock().deliver(owner, frame)
+    /// Hands a message to everybody who wants it; returns how many had not had it. `round` is to be flushed.
+    pub fn deliver(&self, owner: &Owner, frame: &JobFrame, round: &mut Round) -> usize {
+        self.lock().deliver(owner, frame, round)
     }
 
     /// The unfinished watched jobs whose recorded events are due to be read again, by owner; at most `limit` of each.
@@ -97,76 +77,27 @@ impl Hub {
     }
 
     /// Ends subscriptions that have not been needed for the linger, and forgets jobs that nobody watches.
-    pub async fn sweep(self: &Arc<Self>, now: Instant) {
-        let _changes = self.changes.lock().await;
-        let retiring = self.lock().retiring_wildcards(now, self.linger);
-        for (owner, ids) in retiring {
+    pub fn sweep(&self, now: Instant) {
+        let mut table = self.lock();
+        for (owner, ids) in table.retiring_wildcards(now, self.linger) {
             for id in ids {
-                if let Err(error) = self.subscribe_job(&owner, id).await {
-                    warn!(error = format!("{error:#}"), "cannot subscribe to a watched job");
-                }
+                self.subscribe_job(&mut table, &owner, id);
             }
         }
-        // Dropped outside the lock, since it wakes the pumps.
-        let ended = self.lock().take_idle(now, self.linger);
-        drop(ended);
-        let (wildcards, jobs) = self.lock().subscriptions();
+        drop(table.take_idle(now, self.linger));
+        let (wildcards, jobs) = table.subscriptions();
+        drop(table);
         metrics::gauge!("stepcast_gateway_nats_subscriptions", "of" => "owner").set(wildcards as f64);
         metrics::gauge!("stepcast_gateway_nats_subscriptions", "of" => "job").set(jobs as f64);
     }
 
-    /// Ends every subscription, and waits for what they had received.
-    pub async fn stop(&self) {
-        self.stopped.cancel();
-        self.pumps.close();
-        self.pumps.wait().await;
-    }
-
-    async fn subscribe_job(self: &Arc<Self>, owner: &Owner, id: JobId) -> anyhow::Result<()> {
-        let subscription = self.subscribe(subjects::all_of_job(owner, id)).await?;
-        self.lock().job(owner, id).topic.subscription = Some(subscription);
-        Ok(())
-    }
-
-    async fn subscribe(self: &Arc<Self>, subject: String) -> anyhow::Result<Subscription> {
-        let subscriber = self
-            .client
-            .subscribe(subject.clone())
-            .await
-            .with_context(|| format!("cannot subscribe to {subject}"))?;
-        let ended = self.stopped.child_token();
-        self.pumps.spawn(pump(Arc::clone(self), subscriber, ended.clone()));
-        Ok(ended.drop_guard())
+    fn subscribe_job(&self, table: &mut Table, owner: &Owner, id: JobId) {
+        let subscription = self.feed.subscribe(&subjects::all_of_job(owner, id));
+        table.job(owner, id).topic.subscription = Some(subscription);
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().expect("no code panics while it holds this lock")
-    }
-}
-
-/// Passes one subscription's messages on until it is ended.
-async fn pump(hub: Arc<Hub>, mut subscriber: Subscriber, ended: CancellationToken) {
-    loop {
-        let message = tokio::select! {
-            () = ended.cancelled() => return,
-            message = subscriber.next() => message,
-        };
-        let Some(message) = message else {
-            if !ended.is_cancelled() {
-                warn!("a nats subscription ended by itself");
-            }
-            return;
-        };
-        match JobFrame::live(message) {
-            Ok((owner, frame)) => {
-                hub.deliver(&owner, &frame);
-            }
-            Err(NotAFrame::Preview) => {}
-            Err(error) => {
-                metrics::counter!("stepcast_gateway_undecodable_total").increment(1);
-                debug!(%error, "a message is not passed on");
-            }
-        }
     }
 }
 
@@ -189,36 +120,38 @@ struct Watched {
 impl Member {
     /// Watches jobs. What is published after this returns arrives in the outbox.
     ///
-    /// Errors if NATS is closed for good. A dropped call may or may not have taken effect.
-    pub async fn watch(&self, ids: &[JobId]) -> anyhow::Result<()> {
-        let _changes = self.hub.changes.lock().await;
+    /// False if NATS is away: then it arrives once that is back, and what was missed is read. A dropped call has taken
+    /// effect.
+    pub async fn watch(&self, ids: &[JobId]) -> bool {
         self.watched().ids.extend(ids);
-        let missing = {
+        {
             let mut table = self.hub.lock();
             let due = Instant::now() + FIRST_REREAD;
             for id in ids {
                 table.watch_job(&self.owner, *id, self.id, &self.outbox, due);
             }
-            table.unsubscribed(&self.owner, ids)
-        };
-        for id in missing {
-            self.hub.subscribe_job(&self.owner, id).await?;
+            for id in table.unsubscribed(&self.owner, ids) {
+                self.hub.subscribe_job(&mut table, &self.owner, id);
+            }
         }
-        Ok(())
+        // Also where another connection has just subscribed to the same.
+        self.hub.feed.settled().await
     }
 
     /// Watches all jobs of the owner. What is published after this returns arrives in the outbox.
     ///
-    /// Errors if NATS is closed for good. A dropped call may or may not have taken effect.
-    pub async fn watch_all(&self) -> anyhow::Result<()> {
-        let _changes = self.hub.changes.lock().await;
+    /// False if NATS is away: then it arrives once that is back, and what was missed is read. A dropped call has taken
+    /// effect.
+    pub async fn watch_all(&self) -> bool {
         self.watched().all = true;
-        let subscribed = self.hub.lock().watch_all(&self.owner, self.id, &self.outbox, Instant::now());
-        if !subscribed {
-            let subscription = self.hub.subscribe(subjects::all_of_owner(&self.owner)).await?;
-            self.hub.lock().set_wildcard(&self.owner, subscription, Instant::now());
+        {
+            let mut table = self.hub.lock();
+            if !table.watch_all(&self.owner, self.id, &self.outbox, Instant::now()) {
+                let subscription = self.hub.feed.subscribe(&subjects::all_of_owner(&self.owner));
+                table.set_wildcard(&self.owner, subscription, Instant::now());
+            }
         }
-        Ok(())
+        self.hub.feed.settled().await
     }
 
     /// Watches these jobs no longer.

@@ -6,13 +6,13 @@
 //! might miss is read from the stream.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use axum::Router;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
+use stepcast_shared::config::NatsConfig;
 use stepcast_shared::health::{self, ReadyCheck};
 use stepcast_shared::shutdown::Supervisor;
 use stepcast_shared::{nats, server};
@@ -22,7 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::fanout::FanOut;
+use crate::feed::Feed;
 use crate::hub::Hub;
+use crate::places::Places;
 use crate::reread::Reread;
 use crate::snapshot::Reader;
 
@@ -30,21 +33,29 @@ mod answers;
 mod close;
 mod config;
 mod connection;
+mod fanout;
+mod feed;
 mod frame;
 mod hub;
 mod limits;
+mod meter;
 mod operations;
 mod outbox;
+mod pace;
+mod places;
 mod protocol;
 mod reread;
 mod session;
 mod snapshot;
 mod upgrade;
+mod ws;
 
 pub use config::{Config, GatewayConfig, Limits};
 
 /// How often subscriptions that nobody needs are looked for.
 const SWEEP: Duration = Duration::from_millis(500);
+/// Longest wait for the feed before the first client is served.
+const FIRST_CONNECTION: Duration = Duration::from_secs(5);
 /// Longest wait of a snapshot for api. The stream's answer is sent without it.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -59,7 +70,7 @@ struct Gateway {
     stopping: CancellationToken,
     /// Upgraded sockets outlive the HTTP server, so they are counted here.
     connections: TaskTracker,
-    open: AtomicUsize,
+    places: Arc<Places>,
 }
 
 /// Connects to NATS, prepares it, and serves the gateway alone on `listener`.
@@ -72,35 +83,49 @@ pub async fn start(
     config.listen.check()?;
     let client = nats::connect("gateway", &config.nats).await?;
     nats::prepare(&client).await?;
-    let (router, ready) = build(&config.gateway, client, supervisor).await?;
+    let (router, ready, drained) = assemble(&config.gateway, &config.nats, client, supervisor).await?;
     let router =
         router.merge(health::router(ReadyCheck::merge(&[ready]), Some(metrics))).fallback(server::not_found);
-    let address = server::serve(router, listener, supervisor)?;
+    let address = server::serve_until(router, listener, supervisor, drained)?;
     info!(%address, "the gateway serves");
     Ok(())
 }
 
 /// Builds the gateway's routes and starts its tasks. Streams must exist already ([`nats::prepare`]).
-///
-/// Nothing here waits yet; it is async like its siblings of the other services.
-#[expect(clippy::unused_async, reason = "all services are built alike")]
+/// Waits a few seconds for the gateway's own connection to NATS; without it clients are served once it is there.
 pub async fn build(
     config: &GatewayConfig,
+    nats: &NatsConfig,
     client: Client,
     supervisor: &Supervisor,
 ) -> anyhow::Result<(Router, ReadyCheck)> {
+    assemble(config, nats, client, supervisor).await.map(|(router, ready, _)| (router, ready))
+}
+
+/// [`build`], with what tells that the last client has gone.
+async fn assemble(
+    config: &GatewayConfig,
+    nats: &NatsConfig,
+    client: Client,
+    supervisor: &Supervisor,
+) -> anyhow::Result<(Router, ReadyCheck, CancellationToken)> {
     config.check()?;
     let limits = config.limits.clone();
-    let hub = Arc::new(Hub::new(client.clone(), limits.linger));
+    let feed = Arc::new(Feed::default());
+    let hub = Arc::new(Hub::new(Arc::clone(&feed), limits.linger));
     let reader = Arc::new(Reader::new(client.clone(), limits.request_timeout.min(SNAPSHOT_PATIENCE)));
     let ready = ReadyCheck::new();
     let reread = Reread {
         hub: Arc::clone(&hub),
         reader: Arc::clone(&reader),
+        feed: Arc::clone(&feed),
         client: client.clone(),
         ready: ready.clone(),
         every: limits.reread,
     };
+    let fan_out = FanOut { nats: nats.clone(), feed: Arc::clone(&feed), hub: Arc::clone(&hub) };
+    let drained = CancellationToken::new();
+    let places = Places::new(limits.max_connections, limits.max_connections_per_address);
     let gateway = Arc::new(Gateway {
         limits,
         allow_origins: config.origins.allow_origins.clone(),
@@ -109,28 +134,34 @@ pub async fn build(
         reader,
         stopping: supervisor.stopping().clone(),
         connections: TaskTracker::new(),
-        open: AtomicUsize::new(0),
+        places: Arc::new(places),
     });
-    supervisor.spawn("gateway reread", reread.run(supervisor.stopping().clone()));
-    supervisor.spawn("gateway connections", tend(Arc::clone(&gateway)));
+    // Clients are served to the last: what feeds them ends after they have gone.
+    supervisor.spawn("gateway fan-out", fan_out.run(drained.clone()));
+    feed.ready(FIRST_CONNECTION).await;
+    supervisor.spawn("gateway reread", reread.run(drained.clone()));
+    supervisor.spawn("gateway connections", tend(Arc::clone(&gateway), ready.clone(), drained.clone()));
     let router = Router::new().route("/ws/progress", get(upgrade::upgrade)).with_state(gateway);
-    Ok((router, ready))
+    Ok((router, ready, drained))
 }
 
 /// Keeps subscriptions tidy while the process runs, and sees the connections off when it stops.
-async fn tend(gateway: Arc<Gateway>) -> anyhow::Result<()> {
+async fn tend(gateway: Arc<Gateway>, ready: ReadyCheck, drained: CancellationToken) -> anyhow::Result<()> {
+    let _drained = drained.drop_guard();
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = gateway.stopping.cancelled() => break,
-            _ = tick.tick() => gateway.hub.sweep(Instant::now()).await,
+            _ = tick.tick() => gateway.hub.sweep(Instant::now()),
         }
     }
+    ready.set("gateway", Err("stopping".to_owned()));
     gateway.connections.close();
-    if timeout(gateway.limits.drain, gateway.connections.wait()).await.is_err() {
+    // The goodbyes are spread over the first, and a client that is behind has as long as any write.
+    let patience = gateway.limits.drain + gateway.limits.write_deadline;
+    if timeout(patience, gateway.connections.wait()).await.is_err() {
         warn!(left = gateway.connections.len(), "some clients did not take their leave in time");
     }
-    gateway.hub.stop().await;
     Ok(())
 }

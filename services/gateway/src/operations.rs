@@ -9,7 +9,7 @@ use async_nats::Client;
 use serde_json::Value;
 use stepcast_shared::ids::{JobId, Owner};
 use stepcast_shared::rpc::{self, CancelAnswer, CancelRequest, SubmitAnswer, SubmitRequest};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::answers::{Answer, Confirmation};
 use crate::frame::JobFrame;
@@ -67,8 +67,6 @@ pub enum Operation {
 pub enum Outcome {
     /// The client has its answer.
     Answered,
-    /// These jobs are not watched after all.
-    NotSubscribed(Jobs, Option<String>),
     /// Jobs were accepted.
     Submitted(SubmitAnswer, Option<String>),
     /// Cancels were taken note of.
@@ -99,9 +97,7 @@ impl Workbench {
     pub async fn run(self: Arc<Self>, operation: Operation) -> Outcome {
         match operation {
             Operation::Subscribe { jobs, max_rate, recovered, request_id } => {
-                if let Some(rate) = max_rate {
-                    self.outbox.set_max_rate(rate);
-                }
+                self.outbox.set_max_rate(&jobs, max_rate);
                 let confirmation = Confirmation { recovered, ..Confirmation::of(&jobs, request_id) };
                 self.watch(jobs, Some(confirmation)).await
             }
@@ -132,19 +128,11 @@ impl Workbench {
     /// Subscribes first and reads afterwards, so that nothing falls between; what is live meanwhile is held back.
     async fn watch(&self, jobs: Jobs, confirmation: Option<Confirmation>) -> Outcome {
         self.outbox.hold(&jobs);
-        let watched = match &jobs {
+        // Without NATS everything takes effect and is read once it is back.
+        match &jobs {
             Jobs::All => self.member.watch_all().await,
             Jobs::Ids(ids) => self.member.watch(ids).await,
         };
-        if let Err(error) = watched {
-            warn!(error = format!("{error:#}"), "cannot watch");
-            match &jobs {
-                Jobs::All => self.member.unwatch_all(),
-                Jobs::Ids(ids) => self.member.unwatch(ids),
-            }
-            self.outbox.release();
-            return Outcome::NotSubscribed(jobs, confirmation.and_then(|it| it.request_id));
-        }
         match &jobs {
             Jobs::All => self.snapshot_of_all(confirmation).await,
             Jobs::Ids(ids) => self.snapshot_of(ids, confirmation).await,

@@ -1,4 +1,4 @@
-//! What waits to be written to one client.
+//! What waits to be written to one client, and the writing of it.
 //!
 //! Two lanes. Events and answers are all sent, in order; if too many wait, the client is too slow and is closed.
 //! Progress is state: the latest of each job replaces the one not yet sent, so it cannot pile up. Events go first,
@@ -6,24 +6,30 @@
 //!
 //! The outbox also remembers how far each job has come on this connection, and drops what does not go beyond: live
 //! messages, snapshots and repeated reads may then overlap freely.
+//!
+//! Whoever fills an outbox also writes it, by [`Outbox::flush`]: while the socket takes what is written, no task is
+//! woken. Only a socket that is behind is left to its connection's own task, which waits until it takes more.
 
+use std::io::{self, IoSlice};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use axum::extract::ws::{Message, Utf8Bytes};
-use bytes::Bytes;
 use stepcast_shared::ids::JobId;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::close::Close;
 use crate::frame::JobFrame;
 use crate::protocol::Jobs;
+use crate::ws::Wire;
 
 mod lanes;
+mod rounds;
 
 use lanes::Lanes;
+pub use rounds::{Round, Written};
 
-/// Most frames that are written before the socket is flushed.
+/// Most frames in one write.
 const BATCH: usize = 64;
 
 /// How much may wait.
@@ -35,132 +41,316 @@ pub struct Bounds {
     pub bytes: usize,
 }
 
-/// The queue of one connection; the hub fills it, the connection's writer empties it.
+/// A frame on its way out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outgoing {
+    /// The frame.
+    pub wire: Wire,
+    /// Its place in the event stream; 0 if it is not recorded.
+    pub place: u64,
+}
+
+/// The queue of one connection; the hub fills it, and whoever filled it writes it.
 #[derive(Debug)]
 pub struct Outbox {
-    lanes: Mutex<Lanes>,
-    filled: Notify,
+    inner: Mutex<Inner>,
+    /// None if somebody takes the frames away by [`Outbox::next`].
+    socket: Option<TcpStream>,
+    /// Wakes the connection's own task.
+    wanted: Notify,
     emptied: Notify,
 }
 
-/// What is to be written next.
-#[derive(Debug, Default, PartialEq)]
-pub struct Batch {
-    /// In order.
-    pub frames: Vec<Message>,
-    /// Goodbye, once the frames are written.
-    pub close: Option<Close>,
-    /// When held-back progress may go, if nothing else happens.
+#[derive(Debug)]
+struct Inner {
+    lanes: Lanes,
+    phase: Phase,
+    /// Stands in somebody's [`Round`], or is about to be flushed.
+    dirty: bool,
+    /// Frames that the socket did not take yet, the first of them from `offset` on.
+    behind: Vec<Outgoing>,
+    offset: usize,
+    /// The goodbye, once it is the last of what is to be written.
+    goodbye: Option<Close>,
+    wake_at: Option<Instant>,
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The socket takes what is written.
+    Open,
+    /// It has taken nothing since then.
+    Behind(Instant),
+    /// The goodbye is written.
+    Over(Close),
+    /// The peer is gone.
+    Lost,
+}
+
+/// What a connection's task must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// How far it is.
+    pub phase: Phase,
+    /// When held-back progress may go; flush then.
     pub wake_at: Option<Instant>,
 }
 
 impl Outbox {
-    /// An empty outbox.
-    pub fn new(bounds: Bounds) -> Self {
-        Self { lanes: Mutex::new(Lanes::new(bounds)), filled: Notify::new(), emptied: Notify::new() }
+    /// An empty outbox that is written to a socket.
+    pub fn of_socket(bounds: Bounds, socket: TcpStream) -> Self {
+        Self::new(bounds, Some(socket))
     }
 
-    /// Queues an answer of the gateway itself.
-    pub fn answer(&self, text: Utf8Bytes) {
-        self.fill(|lanes| lanes.push(Message::Text(text)));
+    /// An empty outbox whose frames are taken by [`Self::next`].
+    pub fn of_reader(bounds: Bounds) -> Self {
+        Self::new(bounds, None)
     }
 
-    /// Queues a ping.
-    pub fn ping(&self) {
-        self.fill(|lanes| lanes.push(Message::Ping(Bytes::new())));
+    fn new(bounds: Bounds, socket: Option<TcpStream>) -> Self {
+        let inner = Inner {
+            lanes: Lanes::new(bounds),
+            phase: Phase::Open,
+            dirty: false,
+            behind: Vec::new(),
+            offset: 0,
+            goodbye: None,
+            wake_at: None,
+        };
+        Self { inner: Mutex::new(inner), socket, wanted: Notify::new(), emptied: Notify::new() }
+    }
+
+    /// The socket, if it has one.
+    pub fn socket(&self) -> Option<&TcpStream> {
+        self.socket.as_ref()
+    }
+
+    /// Queues an answer of the gateway itself, or a control frame.
+    pub fn answer(&self, wire: Wire) {
+        self.lock().lanes.push(wire, 0);
     }
 
     /// Queues a live message. False if it does not go beyond what is known here.
     pub fn live(&self, frame: &JobFrame) -> bool {
-        self.fill(|lanes| lanes.live(frame))
+        self.lock().lanes.live(frame)
     }
 
     /// Queues a message of a snapshot, ahead of the live ones that are held back for it.
     pub fn snapshot(&self, frame: &JobFrame) -> bool {
-        self.fill(|lanes| lanes.accept(frame))
+        self.lock().lanes.accept(frame)
     }
 
     /// Holds live messages of these jobs back, until [`Self::release`].
     pub fn hold(&self, jobs: &Jobs) {
-        self.lock().hold(jobs);
+        self.lock().lanes.hold(jobs);
     }
 
     /// Queues what was held back.
     pub fn release(&self) {
-        self.fill(Lanes::release);
+        self.lock().lanes.release();
     }
 
     /// Forgets how far these jobs have come; they are no longer watched.
     pub fn forget(&self, jobs: &Jobs) {
-        self.lock().forget(jobs);
+        self.lock().lanes.forget(jobs);
     }
 
     /// Forgets those of these jobs that have ended: who asks again is told again.
     pub fn forget_finished(&self, ids: &[JobId]) {
-        self.lock().forget_finished(ids);
+        self.lock().lanes.forget_finished(ids);
     }
 
     /// The jobs that ended since the last call.
     pub fn take_finished(&self) -> Vec<JobId> {
-        self.lock().take_finished()
+        self.lock().lanes.take_finished()
     }
 
-    /// Sends at most so many progress updates a second and job.
-    pub fn set_max_rate(&self, per_second: f64) {
-        self.lock().set_min_interval(Duration::from_secs_f64(1.0 / per_second));
+    /// Sends at most so many progress updates a second of each of these jobs; `None` for all there are.
+    pub fn set_max_rate(&self, jobs: &Jobs, per_second: Option<f64>) {
+        let interval = per_second.map(|rate| Duration::from_secs_f64(1.0 / rate));
+        self.lock().lanes.set_min_interval(jobs, interval);
     }
 
     /// Ends the connection once what waits is written; nothing more is taken.
     pub fn close(&self, close: Close) {
-        self.fill(|lanes| lanes.close(close));
+        self.lock().lanes.close(close);
+    }
+
+    /// Writes what waits, as far as the socket takes it. Safe to call from anywhere, at any time.
+    pub fn flush(&self) -> Written {
+        let mut scratch = Vec::new();
+        self.flush_with(&mut scratch)
+    }
+
+    /// How far it is.
+    pub fn standing(&self) -> Standing {
+        let inner = self.lock();
+        Standing { phase: inner.phase, wake_at: inner.wake_at }
+    }
+
+    /// Waits until the connection's task must look at [`Self::standing`] again. Cancel-safe.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// Writes more now that the socket takes it, whatever it did before.
+    pub fn resume(&self) -> Written {
+        let mut inner = self.lock();
+        if let Phase::Behind(_) = inner.phase {
+            inner.phase = Phase::Open;
+        }
+        drop(inner);
+        self.flush()
     }
 
     /// Waits until less than half of what may wait does, or the connection ends. Cancel-safe.
     pub async fn room(&self) {
         loop {
             let emptied = self.emptied.notified();
-            if self.lock().has_room() {
+            self.flush();
+            if self.has_room() {
                 return;
             }
             emptied.await;
         }
     }
 
-    /// The next frames to write. Not cancel-safe: frames that were taken are gone.
-    pub async fn next(&self) -> Batch {
+    /// Waits for frames and takes them, with the goodbye once nothing else is left.
+    ///
+    /// For outboxes without a socket. Not cancel-safe: frames that were taken are gone.
+    pub async fn next(&self) -> (Vec<Outgoing>, Option<Close>) {
         loop {
-            let filled = self.filled.notified();
-            let batch = self.take(Instant::now());
-            if !batch.frames.is_empty() || batch.close.is_some() {
-                return batch;
+            let wanted = self.wanted.notified();
+            let mut taken = Vec::new();
+            let left = {
+                let mut inner = self.lock();
+                inner.dirty = false;
+                let left = inner.lanes.take(BATCH, &mut taken);
+                self.tell_of_room(&inner);
+                left
+            };
+            if !taken.is_empty() || left.close.is_some() {
+                return (taken, left.close);
             }
-            match batch.wake_at {
+            match left.wake_at {
                 Some(at) => {
-                    let _ = tokio::time::timeout_at(at.into(), filled).await;
+                    let _ = tokio::time::timeout_at(at.into(), wanted).await;
                 }
-                None => filled.await,
+                None => wanted.await,
             }
         }
     }
 
-    fn take(&self, now: Instant) -> Batch {
-        let mut lanes = self.lock();
-        let batch = lanes.take(BATCH, now);
-        if lanes.has_room() {
+    /// [`Self::flush`] with a list that is used again.
+    fn flush_with(&self, scratch: &mut Vec<Outgoing>) -> Written {
+        let mut written = Written::default();
+        let mut inner = self.lock();
+        inner.dirty = false;
+        let Some(socket) = &self.socket else {
+            if !inner.lanes.is_empty() {
+                self.wanted.notify_one();
+            }
+            return written;
+        };
+        if inner.phase != Phase::Open {
+            return written;
+        }
+        let woken_at = inner.wake_at.take();
+        while inner.phase == Phase::Open {
+            inner.fill(scratch);
+            if scratch.is_empty() {
+                break;
+            }
+            let mut offset = std::mem::take(&mut inner.offset);
+            match write(socket, scratch, &mut offset, &mut written) {
+                Ok(()) => inner.phase = inner.goodbye.map_or(Phase::Open, Phase::Over),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    inner.behind.append(scratch);
+                    inner.offset = offset;
+                    inner.phase = Phase::Behind(Instant::now());
+                }
+                Err(_) => inner.phase = Phase::Lost,
+            }
+        }
+        self.tell_of_room(&inner);
+        if inner.phase != Phase::Open || inner.wake_at != woken_at {
+            self.wanted.notify_one();
+        }
+        written.conflated = inner.lanes.take_conflated();
+        written
+    }
+
+    fn has_room(&self) -> bool {
+        let inner = self.lock();
+        inner.lanes.has_room() || matches!(inner.phase, Phase::Over(_) | Phase::Lost)
+    }
+
+    fn tell_of_room(&self, inner: &Inner) {
+        if inner.lanes.has_room() || inner.phase == Phase::Lost {
             self.emptied.notify_waiters();
         }
-        batch
     }
 
-    fn fill<T>(&self, change: impl FnOnce(&mut Lanes) -> T) -> T {
-        let changed = change(&mut self.lock());
-        self.filled.notify_one();
-        changed
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no code panics while it holds this lock")
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Lanes> {
-        self.lanes.lock().expect("no code panics while it holds this lock")
+impl Inner {
+    /// Moves what is to be written next into `frames`: what the socket left, or else what waits, or else the goodbye.
+    fn fill(&mut self, frames: &mut Vec<Outgoing>) {
+        frames.clear();
+        if !self.behind.is_empty() {
+            // Kept no longer: few connections are behind, and most of those only once.
+            *frames = std::mem::take(&mut self.behind);
+            return;
+        }
+        let left = self.lanes.take(BATCH, frames);
+        self.wake_at = left.wake_at;
+        if let Some(close) = left.close {
+            self.goodbye = Some(close);
+            frames.push(Outgoing { wire: Wire::close(close), place: 0 });
+        }
     }
+}
+
+/// Writes frames until all are written or the socket takes no more, and removes those that are written whole.
+fn write(
+    socket: &TcpStream,
+    frames: &mut Vec<Outgoing>,
+    offset: &mut usize,
+    written: &mut Written,
+) -> io::Result<()> {
+    let mut first = 0;
+    let outcome = loop {
+        if first == frames.len() {
+            break Ok(());
+        }
+        let mut slices = [IoSlice::new(&[]); BATCH];
+        let mut count = 0;
+        for (slice, frame) in slices.iter_mut().zip(&frames[first..]) {
+            *slice = IoSlice::new(frame.wire.frame());
+            count += 1;
+        }
+        let whole = frames[first].wire.frame();
+        slices[0] = IoSlice::new(&whole[*offset..]);
+        match socket.try_write_vectored(&slices[..count]) {
+            Ok(bytes) => {
+                written.writes += 1;
+                let mut left = bytes + *offset;
+                while first < frames.len() && left >= frames[first].wire.frame().len() {
+                    left -= frames[first].wire.frame().len();
+                    first += 1;
+                    written.frames += 1;
+                }
+                *offset = left;
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    frames.drain(..first);
+    outcome
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 //! overflow. What was recorded stays readable, and outboxes drop what is not new, so reading too often costs little.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
@@ -15,7 +14,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::feed::Feed;
+use crate::frame::JobFrame;
 use crate::hub::Hub;
+use crate::outbox::Round;
 use crate::snapshot::{BATCH, Reader};
 
 /// How often it is looked at what is due.
@@ -47,6 +49,8 @@ pub struct Reread {
     /// Reads it.
     pub reader: Arc<Reader>,
     /// Tells of reconnects.
+    pub feed: Arc<Feed>,
+    /// What it is read over.
     pub client: Client,
     /// Told whether NATS is there.
     pub ready: ReadyCheck,
@@ -64,21 +68,21 @@ impl Reread {
     async fn watch(&self) {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut connects = self.connects();
+        let mut connects = self.feed.connects();
         let mut list_at = Instant::now() + self.every;
         let mut heard = Heard::default();
         loop {
             tick.tick().await;
             self.report();
             let now = Instant::now();
-            let seen = self.connects();
+            let seen = self.feed.connects();
             if std::mem::replace(&mut connects, seen) != seen {
                 info!("nats is back, watched jobs are read again");
                 self.hub.all_due(now);
                 list_at = now;
                 heard.gap = heard.until.is_some();
             }
-            if self.client.connection_state() != State::Connected {
+            if !self.is_connected() {
                 continue;
             }
             self.close_gap(&mut heard).await;
@@ -100,7 +104,9 @@ impl Reread {
         if !heard.gap {
             heard.noted = Some(Instant::now());
             match self.reader.newest().await {
-                Ok(newest) => heard.until = Some(newest),
+                // What was recorded before counts as heard once the feed has been read up to here.
+                Ok(newest) if self.feed.settled().await => heard.until = Some(newest),
+                Ok(_) => {}
                 Err(error) => debug!(error = format!("{error:#}"), "the stream does not tell how far it is"),
             }
             return;
@@ -112,7 +118,7 @@ impl Reread {
                     return;
                 }
                 Ok((frames, reached)) => {
-                    let new: usize = frames.iter().map(|(owner, frame)| self.hub.deliver(owner, frame)).sum();
+                    let new = self.deliver(frames.iter().map(|(owner, frame)| (owner, frame)));
                     metrics::counter!("stepcast_gateway_gap_recovered_total").increment(new as u64);
                     heard.until = Some(reached);
                 }
@@ -157,7 +163,7 @@ impl Reread {
     async fn read(&self, owner: &Owner, ids: &[JobId]) {
         match self.reader.recorded(owner, ids).await {
             Ok(frames) => {
-                let new: usize = frames.values().map(|frame| self.hub.deliver(owner, frame)).sum();
+                let new = self.deliver(frames.values().map(|frame| (owner, frame)));
                 metrics::counter!("stepcast_gateway_reread_jobs_total").increment(ids.len() as u64);
                 metrics::counter!("stepcast_gateway_reread_recovered_total").increment(new as u64);
                 self.hub.set_due(owner, ids, Instant::now() + self.every);
@@ -169,15 +175,20 @@ impl Reread {
         }
     }
 
-    fn connects(&self) -> u64 {
-        self.client.statistics().connects.load(Ordering::Relaxed)
+    /// Hands out what was read, and returns how many had not had it.
+    fn deliver<'a>(&self, frames: impl Iterator<Item = (&'a Owner, &'a JobFrame)>) -> usize {
+        let mut round = Round::default();
+        let new = frames.map(|(owner, frame)| self.hub.deliver(owner, frame, &mut round)).sum();
+        round.flush();
+        new
+    }
+
+    fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected && self.feed.is_connected()
     }
 
     fn report(&self) {
-        let state = match self.client.connection_state() {
-            State::Connected => Ok(()),
-            _ => Err("not connected".to_owned()),
-        };
+        let state = if self.is_connected() { Ok(()) } else { Err("not connected".to_owned()) };
         self.ready.set("gateway nats", state);
     }
 }

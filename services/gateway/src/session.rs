@@ -189,13 +189,6 @@ impl Session {
             Outcome::Refused(error, request_id) => {
                 vec![Action::Send(Refusal::of_call(error, request_id).into())]
             }
-            Outcome::NotSubscribed(jobs, request_id) => {
-                match jobs {
-                    Jobs::All => self.all = false,
-                    Jobs::Ids(ids) => self.ids.retain(|id| !ids.contains(id)),
-                }
-                refuse(Code::Unavailable, "the message bus is away, try again", request_id)
-            }
             Outcome::Submitted(SubmitAnswer { jobs }, request_id) => {
                 let ids: Vec<JobId> = jobs.iter().map(|job| job.job_id).collect();
                 let mut actions = vec![Action::Send(Answer::Submitted { jobs, request_id })];

@@ -8,7 +8,6 @@ use anyhow::Context as _;
 use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::{self, stream::DirectGetErrorKind};
-use axum::extract::ws::Utf8Bytes;
 use stepcast_shared::ids::{JobId, Owner};
 use stepcast_shared::nats;
 use stepcast_shared::rpc::{self, ActiveAnswer, ActiveRequest, LastAnswer, LastMessage, LastRequest};
@@ -16,7 +15,7 @@ use stepcast_shared::subjects::{self, EVENTS_STREAM};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use crate::frame::{Class, JobFrame};
+use crate::frame::JobFrame;
 
 /// Jobs in one request. Fewer than the server takes, since an answer may hold 256 KiB for each.
 pub const BATCH: usize = 200;
@@ -55,7 +54,7 @@ impl Reader {
         let _turn = self.turns.acquire().await.context("the reader is never closed")?;
         let subjects: Vec<String> = ids.iter().map(|id| subjects::events_of_job(owner, *id)).collect();
         let messages = nats::multi_last(&self.client, EVENTS_STREAM, &subjects).await?;
-        let frames = messages.into_iter().filter_map(|message| match JobFrame::recorded(message) {
+        let frames = messages.iter().filter_map(|message| match JobFrame::recorded(message) {
             Ok((_, frame)) => Some(frame),
             Err(error) => {
                 metrics::counter!("stepcast_gateway_undecodable_total").increment(1);
@@ -82,7 +81,7 @@ impl Reader {
             nats::messages_after(&self.client, EVENTS_STREAM, subjects::ALL_EVENTS, sequence, BATCH).await?;
         let mut reached = sequence;
         let mut frames = Vec::with_capacity(messages.len());
-        for message in messages {
+        for message in &messages {
             let place = message.headers.as_ref().and_then(|headers| headers.get("Nats-Sequence"));
             if let Some(place) = place.and_then(|place| place.as_str().parse().ok()) {
                 reached = reached.max(place);
@@ -143,7 +142,7 @@ fn latest(frames: impl Iterator<Item = JobFrame>) -> HashMap<JobId, JobFrame> {
 
 fn stored(LastMessage { job_id, seq, envelope }: LastMessage) -> Option<JobFrame> {
     let seq = seq.parse().ok()?;
-    Some(JobFrame { job_id, class: Class::Event, seq, text: Utf8Bytes::from(envelope.get()) })
+    Some(JobFrame::remembered(job_id, seq, envelope.get()))
 }
 
 fn chain(error: &rpc::Error) -> String {
@@ -163,15 +162,10 @@ mod tests {
     #[test]
     fn of_several_events_of_a_job_the_furthest_counts() {
         let (one, other) = (JobId::mint(), JobId::mint());
-        let frame = |job_id, seq: &str| JobFrame {
-            job_id,
-            class: Class::Event,
-            seq: seq.parse().unwrap(),
-            text: seq.to_owned().into(),
-        };
+        let frame = |job_id, seq: &str| JobFrame::remembered(job_id, seq.parse().unwrap(), seq);
         let frames = [frame(one, "1.2147483646"), frame(one, "2.1"), frame(other, "0.0"), frame(one, "1.1")];
         let mut seqs: Vec<String> =
-            latest(frames.into_iter()).values().map(|frame| frame.text.to_string()).collect();
+            latest(frames.into_iter()).values().map(|frame| frame.seq.to_string()).collect();
         seqs.sort();
         assert_eq!(seqs, ["0.0", "2.1"]);
     }

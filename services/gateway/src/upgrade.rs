@@ -1,73 +1,96 @@
 //! `GET /ws/progress`: who may connect, and the switch to WebSocket.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use axum::extract::State;
-use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::http::HeaderMap;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::ORIGIN;
 use axum::response::{IntoResponse as _, Response};
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto::upgrade::downcast;
 use stepcast_shared::origin;
 use stepcast_shared::problem::Problem;
-use tracing::info;
+use tokio::net::TcpStream;
+use tracing::{debug, info, warn};
 
+use crate::places::Place;
+use crate::ws::handshake::{self, Unfit};
 use crate::{Gateway, connection};
 
-/// Small buffers: the defaults cost 137 KB for each idle connection.
-const BUFFER: usize = 4 * 1024;
-
 /// Turns a request into a connection, or says why not.
-pub async fn upgrade(
-    State(gateway): State<Arc<Gateway>>,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Response {
-    let Ok(upgrade) = upgrade else {
-        return Problem::new(426, "websocket-only", "This address speaks WebSocket")
-            .detail("connect with a WebSocket client; the HTTP API is under /generation")
-            .into_response();
+pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Response {
+    let answer = match handshake::answer(request.method(), request.version(), request.headers()) {
+        Ok(answer) => answer,
+        Err(unfit) => return refuse(unfit),
     };
+    let place = match admit(&gateway, &request) {
+        Ok(place) => place,
+        Err(problem) => return problem.into_response(),
+    };
+    let upgrading = hyper::upgrade::on(&mut request);
+    let connections = gateway.connections.clone();
+    connections.spawn(async move {
+        let _place = place;
+        match upgrading.await {
+            Ok(upgraded) => serve(upgraded, gateway).await,
+            Err(error) => debug!(%error, "the client left during the handshake"),
+        }
+    });
+    answer
+}
+
+/// Whether whoever asks may have a connection, and one more is free.
+pub fn admit(gateway: &Arc<Gateway>, request: &Request) -> Result<Place, Problem> {
     if gateway.stopping.is_cancelled() {
-        return Problem::new(503, "stopping", "The server restarts").retry_after(1).into_response();
+        return Err(Problem::new(503, "stopping", "The server restarts").retry_after(1));
     }
-    if !origin::is_allowed(&headers, &gateway.allow_origins) {
+    let headers = request.headers();
+    if !origin::is_allowed(headers, &gateway.allow_origins) {
         info!(origin = ?headers.get(ORIGIN), "refused a page of another origin");
-        return Problem::new(403, "origin-not-allowed", "This page may not connect")
-            .detail("the page comes from another origin; its address can be allowed with --allow-origin")
-            .into_response();
+        return Err(Problem::new(403, "origin-not-allowed", "This page may not connect")
+            .detail("the page comes from another origin; its address can be allowed with --allow-origin"));
     }
-    let Some(place) = Place::take(&gateway) else {
-        return Problem::new(503, "too-many-connections", "Too many connections")
-            .retry_after(5)
-            .into_response();
+    gateway.places.take(address(request, gateway.limits.trust_forwarded_for))
+}
+
+/// Where a request comes from; behind a proxy, what the proxy says of it.
+fn address(request: &Request, trust_forwarded_for: bool) -> Option<IpAddr> {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+    if !trust_forwarded_for {
+        return peer;
+    }
+    // The last entry is the proxy's own; those before it are what it was told.
+    let forwarded = request.headers().get_all("x-forwarded-for").iter().next_back();
+    let last = forwarded.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+    last.or(peer)
+}
+
+/// Hands the bare socket on; nothing of HTTP is kept.
+async fn serve(upgraded: hyper::upgrade::Upgraded, gateway: Arc<Gateway>) {
+    let Ok(parts) = downcast::<TokioIo<TcpStream>>(upgraded) else {
+        warn!("a connection is not plain TCP and cannot be served");
+        return;
     };
-    let token = gateway.connections.token();
-    upgrade
-        .read_buffer_size(BUFFER)
-        .write_buffer_size(BUFFER)
-        .max_message_size(gateway.limits.max_frame_bytes)
-        .max_frame_size(gateway.limits.max_frame_bytes)
-        .on_upgrade(async move |socket| {
-            connection::serve(socket, gateway).await;
-            drop((place, token));
-        })
+    let socket = parts.io.into_inner();
+    if let Err(error) = socket.set_nodelay(true) {
+        debug!(%error, "a socket stays slow");
+    }
+    // A copy, usually of nothing: the original pins the whole buffer that the request was read into.
+    let heard = parts.read_buf.to_vec();
+    drop(parts.read_buf);
+    connection::serve(socket, &heard, gateway).await;
 }
 
-/// One of the connections that may exist at once.
-struct Place(Arc<Gateway>);
-
-impl Place {
-    fn take(gateway: &Arc<Gateway>) -> Option<Self> {
-        let place = Self(Arc::clone(gateway));
-        let before = gateway.open.fetch_add(1, Ordering::Relaxed);
-        (before < gateway.limits.max_connections).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
+fn refuse(unfit: Unfit) -> Response {
+    let detail = match unfit {
+        Unfit::NotAsked => "connect with a WebSocket client; the HTTP API is under /generation",
+        Unfit::Version => "version 13 is spoken here, which the header Sec-WebSocket-Version must say",
+        Unfit::Key => "the header Sec-WebSocket-Key must hold 16 bytes in base64",
+    };
+    let mut response =
+        Problem::new(426, "websocket-only", "This address speaks WebSocket").detail(detail).into_response();
+    let headers = response.headers_mut();
+    headers.insert("sec-websocket-version", axum::http::HeaderValue::from_static("13"));
+    headers.insert("upgrade", axum::http::HeaderValue::from_static("websocket"));
+    response
 }

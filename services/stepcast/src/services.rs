@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use stepcast_api::ApiConfig;
 use stepcast_gateway::GatewayConfig;
 use stepcast_poller::{BackendSpec, PollerConfig};
+use stepcast_shared::config::NatsConfig;
 use stepcast_shared::health::{self, ReadyCheck};
 use stepcast_shared::shutdown::Supervisor;
 use stepcast_shared::{nats, server};
@@ -25,6 +26,8 @@ pub struct Settings {
     pub weights_dir: std::path::PathBuf,
     /// The backends.
     pub backends: Vec<BackendSpec>,
+    /// Where NATS is.
+    pub nats: NatsConfig,
     /// Whether the NATS server is ours alone.
     pub embedded_nats: bool,
 }
@@ -55,8 +58,8 @@ pub async fn build(
     nats::prepare(client).await.context("NATS is not ready for Stepcast")?;
     let (api_routes, api_check) =
         stepcast_api::build(&api, client.clone(), supervisor).await.context("the api cannot start")?;
-    let (gateway_routes, gateway_check) = stepcast_gateway::build(&gateway, client.clone(), supervisor)
-        .await
+    let (gateway_routes, gateway_check) = stepcast_gateway::build(&gateway, &settings.nats, client.clone(), supervisor)
+            .await
         .context("the gateway cannot start")?;
     let poller_check = stepcast_poller::build(&poller, client.clone(), supervisor)
         .await

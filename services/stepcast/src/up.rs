@@ -42,7 +42,6 @@ pub async fn run(args: Up, json: bool) -> anyhow::Result<()> {
 
     let starting = Start {
         settings: settings(&args, &data_dir, child.as_ref(), demo.as_ref())?,
-        nats: nats_config(&args, child.as_ref()),
         nats_pid: child.as_ref().map(NatsChild::pid),
         demo: args.demo,
         json,
@@ -75,7 +74,6 @@ pub async fn run(args: Up, json: bool) -> anyhow::Result<()> {
 /// What is known once everything below the services runs.
 struct Start {
     settings: Settings,
-    nats: NatsConfig,
     nats_pid: Option<u32>,
     demo: bool,
     json: bool,
@@ -90,7 +88,7 @@ impl Start {
         metrics: PrometheusHandle,
         supervisor: &Supervisor,
     ) -> anyhow::Result<()> {
-        let client = nats::connect("up", &self.nats).await?;
+        let client = nats::connect("up", &self.settings.nats).await?;
         let states = client.subscribe(subjects::ALL_BACKENDS).await.context("NATS takes no subscription")?;
         let (router, backends) = tokio::join!(
             services::build(&self.settings, &client, metrics, supervisor),
@@ -107,7 +105,7 @@ impl Start {
             docs: format!("{url}/docs"),
             websocket: format!("{}/ws/progress", url.replacen("http", "ws", 1)),
             listen: address,
-            nats_url: nats_address(&client, &self.nats),
+            nats_url: nats_address(&client, &self.settings.nats),
             nats_pid: self.nats_pid,
             data_dir: self.data_dir.path().to_owned(),
             database: without_credentials(self.settings.database_url.expose_secret()),
@@ -155,7 +153,8 @@ fn settings(
     };
     let backends = demo.map_or_else(|| args.sdnext.clone(), |demo| demo.backends.clone());
     let weights_dir = data_dir.folder("weights")?;
-    Ok(Settings { database_url, images_url, weights_dir, backends, embedded_nats: child.is_some() })
+    let nats = nats_config(args, child);
+    Ok(Settings { database_url, images_url, weights_dir, backends, nats, embedded_nats: child.is_some() })
 }
 
 fn nats_config(args: &Up, child: Option<&NatsChild>) -> NatsConfig {

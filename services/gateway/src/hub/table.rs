@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use stepcast_shared::ids::{JobId, Owner};
 
-use super::Subscription;
+use crate::feed::Subscription;
 use crate::frame::{Class, JobFrame};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Round};
 
 /// How many jobs of one owner are read again because somebody watches them all; further ones are live only.
 const JOBS_NOTED: usize = 50_000;
@@ -48,7 +48,8 @@ pub(super) struct JobTopic {
 }
 
 impl Table {
-    pub(super) fn deliver(&mut self, owner: &Owner, frame: &JobFrame) -> usize {
+    /// Hands a frame to everybody who wants it; returns how many had not had it.
+    pub(super) fn deliver(&mut self, owner: &Owner, frame: &JobFrame, round: &mut Round) -> usize {
         let Some(owner) = self.owners.get_mut(owner) else { return 0 };
         if !owner.all.watchers.is_empty() && owner.jobs.len() < JOBS_NOTED {
             owner.jobs.entry(frame.job_id).or_insert_with(|| JobTopic::new(Instant::now()));
@@ -56,9 +57,9 @@ impl Table {
         let mut new = 0;
         if let Some(job) = owner.jobs.get_mut(&frame.job_id) {
             job.remember(frame);
-            new += job.topic.deliver(frame);
+            new += job.topic.deliver(frame, round);
         }
-        new + owner.all.deliver(frame)
+        new + owner.all.deliver(frame, round)
     }
 
     pub(super) fn watch_job(
@@ -260,8 +261,8 @@ impl OwnerTable {
 }
 
 impl Topic {
-    fn deliver(&self, frame: &JobFrame) -> usize {
-        self.watchers.values().filter(|outbox| outbox.live(frame)).count()
+    fn deliver(&self, frame: &JobFrame, round: &mut Round) -> usize {
+        self.watchers.values().filter(|outbox| round.live(outbox, frame)).count()
     }
 
     fn unwatch(&mut self, member: MemberId, now: Instant) {

@@ -3,25 +3,27 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use axum::extract::ws::{Message, Utf8Bytes};
 use stepcast_shared::ids::JobId;
 use stepcast_shared::messages::EventSeq;
 
-use super::{Batch, Bounds};
+use super::{Bounds, Outgoing};
 use crate::close::{self, Close};
 use crate::frame::{Class, JobFrame};
 use crate::protocol::Jobs;
+use crate::ws::Wire;
 
 /// How many ended jobs are remembered, so that a late copy of their last event is known as one.
 const FINISHED_REMEMBERED: usize = 4_096;
 /// How many jobs are remembered at all. Beyond it one is forgotten, at worst to be told twice.
 const JOBS_REMEMBERED: usize = 65_536;
+/// Room that an empty queue keeps, so that idle connections stay small after a burst.
+const ROOM_KEPT: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Lanes {
     bounds: Bounds,
     /// Events and answers, in order.
-    events: VecDeque<Message>,
+    events: VecDeque<Outgoing>,
     event_bytes: usize,
     /// How far each job has come, with its unsent progress.
     tracks: HashMap<JobId, Track>,
@@ -30,18 +32,32 @@ pub(super) struct Lanes {
     /// Ended jobs, the first first.
     finished: VecDeque<JobId>,
     newly_finished: Vec<JobId>,
-    hold: Option<Hold>,
+    hold: Option<Box<Hold>>,
+    /// Between two updates of a job that has no interval of its own.
     min_interval: Option<Duration>,
     closing: Option<Close>,
+    /// Updates that were replaced before they were sent, not counted elsewhere yet.
+    conflated: u64,
 }
 
-#[derive(Debug)]
+/// What a call of [`Lanes::take`] left.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Left {
+    /// Goodbye, now that everything else was taken.
+    pub close: Option<Close>,
+    /// When held-back progress may go, if nothing else happens.
+    pub wake_at: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
 struct Track {
     /// The greatest place that was queued.
-    reached: EventSeq,
-    progress: Option<Utf8Bytes>,
+    reached: Option<EventSeq>,
+    progress: Option<Wire>,
     /// Whether it stands in `waiting`.
     waits: bool,
+    min_interval: Option<Duration>,
+    /// Known only while an interval must be kept.
     progress_sent_at: Option<Instant>,
 }
 
@@ -67,15 +83,16 @@ impl Lanes {
             hold: None,
             min_interval: None,
             closing: None,
+            conflated: 0,
         }
     }
 
-    pub(super) fn push(&mut self, message: Message) {
+    pub(super) fn push(&mut self, wire: Wire, place: u64) {
         if self.closing.is_some() {
             return;
         }
-        self.event_bytes += size(&message);
-        self.events.push_back(message);
+        self.event_bytes += wire.frame().len();
+        self.events.push_back(Outgoing { wire, place });
         if self.events.len() > self.bounds.messages || self.event_bytes > self.bounds.bytes {
             self.overflow();
         }
@@ -96,29 +113,24 @@ impl Lanes {
         if self.closing.is_some() {
             return false;
         }
-        let known = self.tracks.get(&frame.job_id).map(|track| track.reached);
-        if known.is_some_and(|reached| reached.is_terminal() || reached >= frame.seq) {
-            return false;
-        }
-        if known.is_none() && self.tracks.len() >= JOBS_REMEMBERED {
+        if self.tracks.len() >= JOBS_REMEMBERED && !self.tracks.contains_key(&frame.job_id) {
             self.forget_any();
         }
-        let track = self.tracks.entry(frame.job_id).or_insert_with(Track::new);
-        track.reached = frame.seq;
+        let track = self.tracks.entry(frame.job_id).or_default();
+        if track.reached.is_some_and(|reached| reached.is_terminal() || reached >= frame.seq) {
+            return false;
+        }
+        track.reached = Some(frame.seq);
         match frame.class {
             Class::Event => {
-                if track.progress.take().is_some() {
-                    count_conflated();
-                }
+                self.conflated += u64::from(track.progress.take().is_some());
                 if frame.is_terminal() {
                     self.finish(frame.job_id);
                 }
-                self.push(Message::Text(frame.text.clone()));
+                self.push(frame.wire.clone(), frame.place);
             }
             Class::Progress => {
-                if track.progress.replace(frame.text.clone()).is_some() {
-                    count_conflated();
-                }
+                self.conflated += u64::from(track.progress.replace(frame.wire.clone()).is_some());
                 if !std::mem::replace(&mut track.waits, true) {
                     self.waiting.push_back(frame.job_id);
                 }
@@ -133,7 +145,7 @@ impl Lanes {
             Jobs::All => None,
             Jobs::Ids(ids) => Some(ids.iter().copied().collect()),
         };
-        self.hold = Some(Hold { ids, events: Vec::new(), progress: HashMap::new() });
+        self.hold = Some(Box::new(Hold { ids, events: Vec::new(), progress: HashMap::new() }));
     }
 
     pub(super) fn release(&mut self) {
@@ -162,7 +174,7 @@ impl Lanes {
 
     pub(super) fn forget_finished(&mut self, ids: &[JobId]) {
         for id in ids {
-            if self.tracks.get(id).is_some_and(|track| track.reached.is_terminal()) {
+            if self.tracks.get(id).is_some_and(Track::has_ended) {
                 self.tracks.remove(id);
             }
         }
@@ -172,8 +184,34 @@ impl Lanes {
         std::mem::take(&mut self.newly_finished)
     }
 
-    pub(super) fn set_min_interval(&mut self, interval: Duration) {
-        self.min_interval = Some(interval);
+    pub(super) fn set_min_interval(&mut self, jobs: &Jobs, interval: Option<Duration>) {
+        match jobs {
+            Jobs::All => self.min_interval = interval,
+            Jobs::Ids(ids) => {
+                for id in ids {
+                    self.tracks.entry(*id).or_default().min_interval = interval;
+                }
+            }
+        }
+    }
+
+    /// Whether something waits to be taken now or later.
+    pub(super) fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.waiting.is_empty() && self.closing.is_none()
+    }
+
+    /// Whether live messages wait for a snapshot.
+    pub(super) fn holds(&self) -> bool {
+        self.hold.is_some()
+    }
+
+    /// Whether updates wait that a shared batch would overtake.
+    pub(super) fn has_progress(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    pub(super) fn take_conflated(&mut self) -> u64 {
+        std::mem::take(&mut self.conflated)
     }
 
     pub(super) fn close(&mut self, close: Close) {
@@ -185,45 +223,65 @@ impl Lanes {
             || (self.events.len() <= self.bounds.messages / 2 && self.event_bytes <= self.bounds.bytes / 2)
     }
 
-    pub(super) fn take(&mut self, most: usize, now: Instant) -> Batch {
-        let mut batch = Batch::default();
-        while batch.frames.len() < most
-            && let Some(message) = self.events.pop_front()
-        {
-            self.event_bytes -= size(&message);
-            batch.frames.push(message);
-        }
-        if self.events.is_empty() {
-            self.take_progress(most, now, &mut batch);
-            batch.close = self.closing.filter(|_| batch.frames.is_empty());
-        }
-        batch
+    /// Moves at most `most` frames, in the order in which they are to be written.
+    pub(super) fn take(&mut self, most: usize, taken: &mut Vec<Outgoing>) -> Left {
+        self.take_at(most, taken, Instant::now)
     }
 
-    fn take_progress(&mut self, most: usize, now: Instant, batch: &mut Batch) {
-        if self.closing.is_some() {
-            return;
-        }
-        for _ in 0..self.waiting.len() {
-            if batch.frames.len() >= most {
-                return;
+    pub(super) fn take_at(
+        &mut self,
+        most: usize,
+        taken: &mut Vec<Outgoing>,
+        now: impl Fn() -> Instant,
+    ) -> Left {
+        let mut left = Left::default();
+        let before = taken.len();
+        taken.extend(self.events.drain(..most.min(self.events.len())));
+        self.event_bytes -= taken[before..].iter().map(|it| it.wire.frame().len()).sum::<usize>();
+        if self.events.is_empty() {
+            if self.closing.is_none() {
+                left.wake_at = self.take_progress(before + most, taken, now);
             }
-            let Some(id) = self.waiting.pop_front() else { return };
+            left.close = self.closing.filter(|_| taken.len() == before);
+            if self.events.capacity() > ROOM_KEPT {
+                self.events.shrink_to(ROOM_KEPT);
+            }
+        }
+        left
+    }
+
+    /// Returns when the first update that is held back may go.
+    fn take_progress(
+        &mut self,
+        most: usize,
+        taken: &mut Vec<Outgoing>,
+        now: impl Fn() -> Instant,
+    ) -> Option<Instant> {
+        let mut wake_at: Option<Instant> = None;
+        for _ in 0..self.waiting.len() {
+            if taken.len() >= most {
+                break;
+            }
+            let Some(id) = self.waiting.pop_front() else { break };
             let Some(track) = self.tracks.get_mut(&id) else { continue };
             if track.progress.is_none() {
                 track.waits = false;
                 continue;
             }
-            let due = self.min_interval.and_then(|interval| Some(track.progress_sent_at? + interval));
-            if let Some(due) = due.filter(|due| *due > now) {
-                batch.wake_at = Some(batch.wake_at.map_or(due, |at| at.min(due)));
-                self.waiting.push_back(id);
-                continue;
+            // Most clients ask for no rate, and reading the clock for each job would cost them.
+            if let Some(interval) = track.min_interval.or(self.min_interval) {
+                let now = now();
+                if let Some(due) = track.progress_sent_at.map(|at| at + interval).filter(|due| *due > now) {
+                    wake_at = Some(wake_at.map_or(due, |at| at.min(due)));
+                    self.waiting.push_back(id);
+                    continue;
+                }
+                track.progress_sent_at = Some(now);
             }
             track.waits = false;
-            track.progress_sent_at = Some(now);
-            batch.frames.extend(track.progress.take().map(Message::Text));
+            taken.extend(track.progress.take().map(|wire| Outgoing { wire, place: 0 }));
         }
+        wake_at
     }
 
     fn finish(&mut self, id: JobId) {
@@ -231,7 +289,7 @@ impl Lanes {
         self.finished.push_back(id);
         if self.finished.len() > FINISHED_REMEMBERED
             && let Some(first) = self.finished.pop_front()
-            && self.tracks.get(&first).is_some_and(|track| track.reached.is_terminal())
+            && self.tracks.get(&first).is_some_and(Track::has_ended)
         {
             self.tracks.remove(&first);
         }
@@ -258,8 +316,8 @@ impl Lanes {
 }
 
 impl Track {
-    fn new() -> Self {
-        Self { reached: EventSeq::default(), progress: None, waits: false, progress_sent_at: None }
+    fn has_ended(&self) -> bool {
+        self.reached.is_some_and(EventSeq::is_terminal)
     }
 }
 
@@ -279,15 +337,4 @@ impl Hold {
             }
         }
     }
-}
-
-fn size(message: &Message) -> usize {
-    match message {
-        Message::Text(text) => text.len(),
-        _ => 0,
-    }
-}
-
-fn count_conflated() {
-    metrics::counter!("stepcast_gateway_conflated_total").increment(1);
 }

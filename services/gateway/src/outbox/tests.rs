@@ -5,11 +5,13 @@ use stepcast_shared::messages::EventSeq;
 use super::*;
 use crate::close;
 use crate::frame::Class;
+use lanes::Left;
 
 const BOUNDS: Bounds = Bounds { messages: 8, bytes: 1_000 };
 
 fn frame(job_id: JobId, seq: &str, class: Class) -> JobFrame {
-    JobFrame { job_id, class, seq: seq.parse().unwrap(), text: format!("{class:?} {seq}").into() }
+    let wire = Wire::text(&format!("{class:?} {seq}"));
+    JobFrame { job_id, class, seq: seq.parse().unwrap(), place: 0, wire }
 }
 
 fn event(job_id: JobId, seq: &str) -> JobFrame {
@@ -24,17 +26,31 @@ fn terminal(job_id: JobId, attempt: u32) -> JobFrame {
     event(job_id, &EventSeq { attempt, seq: EventSeq::TERMINAL }.to_string())
 }
 
-fn taken(outbox: &Outbox) -> Vec<String> {
-    texts(outbox.take(Instant::now()))
+fn outbox() -> Outbox {
+    Outbox::of_reader(BOUNDS)
 }
 
-fn texts(batch: Batch) -> Vec<String> {
-    batch.frames.into_iter().map(|message| message.into_text().unwrap().to_string()).collect()
+fn answer(outbox: &Outbox, text: &str) {
+    outbox.answer(Wire::text(text));
+}
+
+fn taken(outbox: &Outbox) -> Vec<String> {
+    take(outbox, Instant::now()).0
+}
+
+fn take(outbox: &Outbox, now: Instant) -> (Vec<String>, Left) {
+    let mut taken = Vec::new();
+    let left = outbox.lock().lanes.take_at(BATCH, &mut taken, || now);
+    (texts(&taken), left)
+}
+
+fn texts(frames: &[Outgoing]) -> Vec<String> {
+    frames.iter().map(|it| String::from_utf8(it.wire.payload().to_vec()).unwrap()).collect()
 }
 
 #[test]
 fn progress_not_yet_sent_is_replaced_and_events_are_not() {
-    let (outbox, id) = (Outbox::new(BOUNDS), JobId::mint());
+    let (outbox, id) = (outbox(), JobId::mint());
     outbox.live(&event(id, "1.1"));
     for seq in ["1.2", "1.3", "1.4"] {
         outbox.live(&progress(id, seq));
@@ -45,7 +61,7 @@ fn progress_not_yet_sent_is_replaced_and_events_are_not() {
 
 #[test]
 fn an_event_overtakes_no_progress_of_its_job_but_removes_it() {
-    let (outbox, id, other) = (Outbox::new(BOUNDS), JobId::mint(), JobId::mint());
+    let (outbox, id, other) = (outbox(), JobId::mint(), JobId::mint());
     outbox.live(&progress(id, "1.2"));
     outbox.live(&progress(other, "1.9"));
     outbox.live(&terminal(id, 1));
@@ -54,7 +70,7 @@ fn an_event_overtakes_no_progress_of_its_job_but_removes_it() {
 
 #[test]
 fn nothing_goes_back_and_nothing_follows_the_end() {
-    let (outbox, id) = (Outbox::new(BOUNDS), JobId::mint());
+    let (outbox, id) = (outbox(), JobId::mint());
     assert!(outbox.live(&progress(id, "2.5")));
     for old in ["2.5", "2.4", "1.2147483646"] {
         assert!(!outbox.live(&progress(id, old)), "{old}");
@@ -69,13 +85,13 @@ fn nothing_goes_back_and_nothing_follows_the_end() {
 
 #[test]
 fn a_snapshot_comes_before_what_was_live_meanwhile() {
-    let (outbox, id) = (Outbox::new(BOUNDS), JobId::mint());
+    let (outbox, id) = (outbox(), JobId::mint());
     outbox.hold(&Jobs::Ids(vec![id]));
     outbox.live(&progress(id, "1.7"));
     outbox.live(&progress(id, "1.8"));
     outbox.live(&terminal(id, 1));
     assert!(taken(&outbox).is_empty());
-    outbox.answer("confirmed".into());
+    answer(&outbox, "confirmed");
     outbox.snapshot(&event(id, "1.1"));
     outbox.release();
     assert_eq!(taken(&outbox), ["confirmed", "Event 1.1", "Event 1.2147483647"]);
@@ -83,7 +99,7 @@ fn a_snapshot_comes_before_what_was_live_meanwhile() {
 
 #[test]
 fn a_hold_for_all_covers_jobs_not_heard_of_and_one_by_id_does_not() {
-    let (outbox, id) = (Outbox::new(BOUNDS), JobId::mint());
+    let (outbox, id) = (outbox(), JobId::mint());
     outbox.hold(&Jobs::All);
     outbox.live(&event(id, "0.0"));
     assert!(taken(&outbox).is_empty());
@@ -96,7 +112,7 @@ fn a_hold_for_all_covers_jobs_not_heard_of_and_one_by_id_does_not() {
 
 #[test]
 fn a_stale_snapshot_says_nothing_new() {
-    let (outbox, id) = (Outbox::new(BOUNDS), JobId::mint());
+    let (outbox, id) = (outbox(), JobId::mint());
     outbox.live(&progress(id, "1.7"));
     assert!(!outbox.snapshot(&event(id, "1.1")));
     assert_eq!(taken(&outbox), ["Progress 1.7"]);
@@ -104,7 +120,7 @@ fn a_stale_snapshot_says_nothing_new() {
 
 #[test]
 fn who_asks_again_is_told_again() {
-    let (outbox, id) = (Outbox::new(BOUNDS), JobId::mint());
+    let (outbox, id) = (outbox(), JobId::mint());
     outbox.live(&terminal(id, 1));
     outbox.forget_finished(&[id]);
     assert!(outbox.snapshot(&terminal(id, 1)));
@@ -114,7 +130,7 @@ fn who_asks_again_is_told_again() {
 
 #[test]
 fn unsent_progress_of_a_job_no_longer_watched_is_dropped() {
-    let (outbox, id, other) = (Outbox::new(BOUNDS), JobId::mint(), JobId::mint());
+    let (outbox, id, other) = (outbox(), JobId::mint(), JobId::mint());
     outbox.live(&progress(id, "1.7"));
     outbox.live(&progress(other, "1.8"));
     outbox.forget(&Jobs::Ids(vec![id]));
@@ -123,70 +139,160 @@ fn unsent_progress_of_a_job_no_longer_watched_is_dropped() {
 
 #[test]
 fn a_client_that_cannot_keep_up_is_closed_rather_than_robbed() {
-    let (outbox, id) = (Outbox::new(BOUNDS), JobId::mint());
+    let (outbox, id) = (outbox(), JobId::mint());
     for attempt in 1..=9 {
         outbox.live(&event(id, &format!("{attempt}.1")));
     }
-    let batch = outbox.take(Instant::now());
-    assert_eq!((batch.close, batch.frames.len()), (Some(close::TOO_SLOW), 0));
+    let (frames, left) = take(&outbox, Instant::now());
+    assert_eq!((left.close, frames.len()), (Some(close::TOO_SLOW), 0));
     assert!(!outbox.live(&terminal(id, 9)));
 }
 
 #[test]
 fn bytes_are_bounded_too_and_progress_does_not_count() {
-    let (outbox, id) = (Outbox::new(BOUNDS), JobId::mint());
+    let (outbox, id) = (outbox(), JobId::mint());
     for seq in 2..1_000 {
         outbox.live(&progress(id, &format!("1.{seq}")));
     }
-    outbox.answer("x".repeat(900).into());
-    assert_eq!(outbox.take(Instant::now()).close, None);
-    outbox.answer("x".repeat(1_001).into());
-    assert_eq!(outbox.take(Instant::now()).close, Some(close::TOO_SLOW));
+    answer(&outbox, &"x".repeat(900));
+    assert_eq!(take(&outbox, Instant::now()).1.close, None);
+    answer(&outbox, &"x".repeat(1_001));
+    assert_eq!(take(&outbox, Instant::now()).1.close, Some(close::TOO_SLOW));
 }
 
 #[test]
 fn what_waits_is_sent_before_a_goodbye_and_the_first_goodbye_counts() {
-    let (outbox, id) = (Outbox::new(BOUNDS), JobId::mint());
+    let (outbox, id) = (outbox(), JobId::mint());
     outbox.live(&terminal(id, 1));
     outbox.close(close::GOING_AWAY);
     outbox.close(close::NORMAL);
-    outbox.answer("too late".into());
-    let batch = outbox.take(Instant::now());
-    assert_eq!((batch.close, batch.frames.len()), (None, 1));
-    assert_eq!(outbox.take(Instant::now()).close, Some(close::GOING_AWAY));
+    answer(&outbox, "too late");
+    let (frames, left) = take(&outbox, Instant::now());
+    assert_eq!((left.close, frames.len()), (None, 1));
+    assert_eq!(take(&outbox, Instant::now()).1.close, Some(close::GOING_AWAY));
 }
 
 #[test]
 fn progress_is_held_to_the_rate_asked_for_and_events_are_not() {
-    let (outbox, id, start) = (Outbox::new(BOUNDS), JobId::mint(), Instant::now());
-    outbox.set_max_rate(10.0);
+    let (outbox, id, start) = (outbox(), JobId::mint(), Instant::now());
+    outbox.set_max_rate(&Jobs::Ids(vec![id]), Some(10.0));
     outbox.live(&progress(id, "1.2"));
-    assert_eq!(texts(outbox.take(start)), ["Progress 1.2"]);
+    assert_eq!(take(&outbox, start).0, ["Progress 1.2"]);
     outbox.live(&progress(id, "1.3"));
-    let early = outbox.take(start + Duration::from_millis(40));
-    assert!(early.frames.is_empty());
-    assert_eq!(early.wake_at, Some(start + Duration::from_millis(100)));
+    let (frames, left) = take(&outbox, start + Duration::from_millis(40));
+    assert!(frames.is_empty());
+    assert_eq!(left.wake_at, Some(start + Duration::from_millis(100)));
     outbox.live(&progress(id, "1.4"));
-    assert_eq!(texts(outbox.take(start + Duration::from_millis(100))), ["Progress 1.4"]);
+    assert_eq!(take(&outbox, start + Duration::from_millis(100)).0, ["Progress 1.4"]);
     outbox.live(&terminal(id, 1));
-    assert_eq!(texts(outbox.take(start + Duration::from_millis(101))), ["Event 1.2147483647"]);
+    assert_eq!(take(&outbox, start + Duration::from_millis(101)).0, ["Event 1.2147483647"]);
+}
+
+#[test]
+fn a_rate_holds_for_the_jobs_that_it_was_asked_for() {
+    let (outbox, slow, other, start) = (outbox(), JobId::mint(), JobId::mint(), Instant::now());
+    outbox.set_max_rate(&Jobs::Ids(vec![slow]), Some(1.0));
+    for seq in ["1.2", "1.3"] {
+        outbox.live(&progress(slow, seq));
+        outbox.live(&progress(other, seq));
+        let (frames, _) = take(&outbox, start);
+        assert_eq!(frames.len(), if seq == "1.2" { 2 } else { 1 });
+    }
+    outbox.set_max_rate(&Jobs::All, Some(1.0));
+    outbox.live(&progress(other, "1.4"));
+    assert_eq!(take(&outbox, start + Duration::from_millis(1)).0.len(), 1);
+    outbox.live(&progress(other, "1.5"));
+    assert_eq!(take(&outbox, start + Duration::from_millis(2)).0.len(), 0);
 }
 
 #[tokio::test]
-async fn a_writer_wakes_for_new_frames_and_a_snapshot_for_room() {
-    let (outbox, id) = (Arc::new(Outbox::new(BOUNDS)), JobId::mint());
+async fn a_reader_wakes_for_new_frames_and_a_snapshot_for_room() {
+    let (outbox, id) = (Arc::new(outbox()), JobId::mint());
     for attempt in 1..=6 {
         outbox.live(&event(id, &format!("{attempt}.1")));
     }
-    let (waiter, writer) = (Arc::clone(&outbox), Arc::clone(&outbox));
-    let both = async { tokio::join!(waiter.room(), writer.next()) };
-    let ((), batch) = tokio::time::timeout(Duration::from_secs(5), both).await.unwrap();
-    assert_eq!(batch.frames.len(), 6);
+    let (waiter, reader) = (Arc::clone(&outbox), Arc::clone(&outbox));
+    let both = async { tokio::join!(waiter.room(), reader.next()) };
+    let ((), (frames, _)) = tokio::time::timeout(Duration::from_secs(5), both).await.unwrap();
+    assert_eq!(frames.len(), 6);
     let filling = async {
         tokio::task::yield_now().await;
-        outbox.live(&terminal(id, 9));
+        let mut round = Round::default();
+        assert!(round.live(&outbox, &terminal(id, 9)));
+        round.flush();
     };
-    let both = async { tokio::join!(writer.next(), filling) };
-    let (batch, ()) = tokio::time::timeout(Duration::from_secs(5), both).await.unwrap();
-    assert_eq!(batch.frames.len(), 1);
+    let both = async { tokio::join!(reader.next(), filling) };
+    let ((frames, _), ()) = tokio::time::timeout(Duration::from_secs(5), both).await.unwrap();
+    assert_eq!(frames.len(), 1);
+}
+
+/// A pair of sockets, the first of which soon takes no more.
+async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let narrow = tokio::net::TcpSocket::new_v4().unwrap();
+    narrow.set_recv_buffer_size(4 * 1024).unwrap();
+    let connecting = narrow.connect(listener.local_addr().unwrap());
+    let (accepted, connected) = tokio::join!(listener.accept(), connecting);
+    (accepted.unwrap().0, connected.unwrap())
+}
+
+#[tokio::test]
+async fn a_socket_that_falls_behind_gets_every_byte_in_order_once_it_reads() {
+    let (ours, mut theirs) = sockets().await;
+    let outbox = Outbox::of_socket(Bounds { messages: 100_000, bytes: 1 << 30 }, ours);
+    let mut expected = Vec::new();
+    for number in 0..50_000 {
+        let wire = Wire::text(&format!("{number} {}", "x".repeat(number % 700)));
+        expected.extend_from_slice(wire.frame());
+        outbox.answer(wire);
+        if number % 97 == 0 {
+            outbox.flush();
+        }
+    }
+    outbox.close(close::GOING_AWAY);
+    expected.extend_from_slice(Wire::close(close::GOING_AWAY).frame());
+    outbox.flush();
+    assert!(matches!(outbox.standing().phase, Phase::Behind(_)));
+    let writing = async {
+        while let Phase::Behind(_) = outbox.standing().phase {
+            outbox.socket().unwrap().writable().await.unwrap();
+            outbox.resume();
+        }
+        assert_eq!(outbox.standing().phase, Phase::Over(close::GOING_AWAY));
+    };
+    let mut read = vec![0; expected.len()];
+    let reading = tokio::io::AsyncReadExt::read_exact(&mut theirs, &mut read);
+    let both = async { tokio::join!(writing, reading) };
+    let ((), whole) = tokio::time::timeout(Duration::from_mins(1), both).await.unwrap();
+    whole.unwrap();
+    assert!(read == expected, "the bytes differ");
+}
+
+#[tokio::test]
+async fn frames_of_a_round_leave_in_one_write() {
+    let (ours, _theirs) = sockets().await;
+    ours.writable().await.unwrap();
+    let (outbox, id) = (Arc::new(Outbox::of_socket(BOUNDS, ours)), JobId::mint());
+    let mut round = Round::default();
+    for attempt in 1..=5 {
+        assert!(round.live(&outbox, &event(id, &format!("{attempt}.1"))));
+    }
+    assert!(!round.live(&outbox, &event(id, "5.1")));
+    assert_eq!(round.flush(), Written { frames: 5, writes: 1, conflated: 0 });
+    assert!(round.is_empty());
+}
+
+#[tokio::test]
+async fn a_peer_that_is_gone_is_noticed_by_whoever_writes() {
+    let (ours, theirs) = sockets().await;
+    let outbox = Outbox::of_socket(BOUNDS, ours);
+    drop(theirs);
+    let lost = async {
+        while outbox.standing().phase != Phase::Lost {
+            answer(&outbox, "x");
+            outbox.flush();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), lost).await.unwrap();
 }

@@ -1,0 +1,106 @@
+//! When what was queued is written: at once while writing is cheap, joined once it is not.
+//!
+//! A write to a socket costs some microseconds, whatever it carries. At a moderate rate writing at once is best; at
+//! full speed it would leave no time to read. So writing has a share of the loop's time: as long as it keeps to that,
+//! frames leave as they come, and beyond it they wait until the share is there again, and leave joined. The loop
+//! thereby waits longer the more connections a round has to write to, and not at all when it has little to do.
+
+use std::time::{Duration, Instant};
+
+/// How much of the loop's time writing may take before frames wait for each other.
+const SHARE: f64 = 0.5;
+/// How much writing may be saved up, for a burst after a quiet time.
+const SAVED: Duration = Duration::from_millis(5);
+/// Longest wait for the share, whatever was written.
+const LONGEST: Duration = Duration::from_millis(50);
+
+/// The account of the time spent on writing.
+#[derive(Debug)]
+pub struct Pace {
+    /// Seconds of writing that may be spent; below 0 they are owed.
+    credit: f64,
+    /// When that was so.
+    at: Instant,
+}
+
+impl Pace {
+    /// Nothing was written lately.
+    pub fn new(now: Instant) -> Self {
+        Self { credit: SAVED.as_secs_f64(), at: now }
+    }
+
+    /// When the next round may be written; in the past if it may be at once.
+    pub fn due(&self) -> Instant {
+        if self.credit >= 0.0 {
+            return self.at;
+        }
+        self.at + Duration::from_secs_f64(-self.credit / SHARE).min(LONGEST)
+    }
+
+    /// Notes a round of writing; returns how long it took.
+    pub fn wrote(&mut self, begun: Instant, ended: Instant) -> Duration {
+        let took = ended.saturating_duration_since(begun);
+        let elapsed = ended.saturating_duration_since(self.at);
+        let earned = elapsed.as_secs_f64() * SHARE;
+        self.credit = (self.credit + earned).min(SAVED.as_secs_f64()) - took.as_secs_f64();
+        // What a wait of the longest kind did not earn is forgiven, or a few huge rounds would be owed for ever.
+        self.credit = self.credit.max(-LONGEST.as_secs_f64() * SHARE);
+        self.at = ended;
+        took
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes rounds of a length whenever they are due, and returns how many there were in a second.
+    fn rounds_in_a_second(arrivals: Duration, round: Duration) -> usize {
+        let start = Instant::now();
+        let (mut pace, mut now, mut rounds) = (Pace::new(start), start, 0);
+        while now < start + Duration::from_secs(1) {
+            now += arrivals;
+            now = now.max(pace.due());
+            pace.wrote(now, now + round);
+            now += round;
+            rounds += 1;
+        }
+        rounds
+    }
+
+    #[test]
+    fn rare_messages_are_written_as_they_come() {
+        let rounds = rounds_in_a_second(Duration::from_micros(50), Duration::from_micros(7));
+        assert!(rounds > 17_000, "{rounds}");
+    }
+
+    #[test]
+    fn a_burst_after_a_quiet_time_does_not_wait() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let mut now = start;
+        for _ in 0..100 {
+            assert!(pace.due() <= now);
+            pace.wrote(now, now + Duration::from_micros(40));
+            now += Duration::from_micros(40);
+        }
+    }
+
+    #[test]
+    fn writing_keeps_to_its_share_however_much_arrives() {
+        // A thousand connections cost some 6 ms a round: about as long is left for reading.
+        let rounds = rounds_in_a_second(Duration::ZERO, Duration::from_millis(6));
+        assert!((75..=92).contains(&rounds), "{rounds}");
+        let rounds = rounds_in_a_second(Duration::ZERO, Duration::from_micros(100));
+        assert!((4_500..=5_600).contains(&rounds), "{rounds}");
+    }
+
+    #[test]
+    fn nothing_waits_longer_than_the_longest() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let ended = start + Duration::from_secs(3);
+        pace.wrote(start, ended);
+        assert!(pace.due() <= ended + LONGEST);
+    }
+}
