@@ -8,10 +8,10 @@ SHELL := /bin/bash
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help up test bench soak fmt lint build clean tools-cargo tools-nats tools-postgres tools-s3 tools-python tools-browser
+.PHONY: help up test bench bench-gateway soak fmt lint build clean tools-cargo tools-nats tools-postgres tools-s3 tools-python tools-browser
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 up: tools-cargo tools-nats ## Build Stepcast and run the demo on http://127.0.0.1:8000
 	@echo "==> building (fetches crates on the first run, and takes some minutes then)"
@@ -24,6 +24,10 @@ test: tools-cargo tools-nats tools-postgres tools-python tools-browser ## Format
 bench: tools-cargo tools-nats ## Measure; prints ratios and figures of one run
 	cargo build --release --locked --bins
 	target/release/stepcast-bench $(ARGS)
+
+bench-gateway: tools-cargo tools-nats ## Measure the gateway beside its peers, and write docs/BENCHMARKS.md; ARGS narrow it
+	cargo build --release --locked -p stepcast-gateway -p stepcast-gateway-bench
+	target/release/stepcast-gateway-bench --write docs/BENCHMARKS.md $(ARGS)
 
 soak: tools-cargo tools-nats tools-postgres tools-s3 tools-python tools-browser ## The long versions of tests that have one
 	STEPCAST_SOAK=1 ./.ci/check

@@ -1,0 +1,207 @@
+//! Thousands of clients in one thread: sockets in an epoll, one shared read buffer, frames counted where they lie.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use crate::client::{Client, Heard, Hello};
+use crate::histogram::Histogram;
+use crate::message::{self, Template};
+use crate::publisher::Progress;
+
+/// Bytes read from a socket at once; a client that reads less often than its server writes finds more than a message.
+const READ: usize = 128 * 1024;
+/// Sockets looked at per turn.
+const EVENTS: usize = 1024;
+/// Connections from one address: below the number of ports that a system gives out.
+const PER_ADDRESS: usize = 20_000;
+
+/// What the clients have received.
+#[derive(Debug)]
+pub struct Tally {
+    /// Published messages that arrived.
+    pub delivered: u64,
+    /// Their age on arrival.
+    pub latency: Histogram,
+    /// Connections that ended, and why the last of them did.
+    pub ended: usize,
+    /// Why.
+    pub reason: String,
+}
+
+/// All clients of one server.
+pub struct Fleet {
+    epoll: OwnedFd,
+    address: SocketAddr,
+    template: Template,
+    clients: Vec<Client>,
+    progress: Progress,
+    events: Vec<Event>,
+    buffer: Vec<u8>,
+    waiting: VecDeque<usize>,
+    opening: usize,
+    ready: usize,
+    /// What was counted since it was last cleared.
+    pub tally: Tally,
+}
+
+impl Fleet {
+    /// Clients that will say these words to the server at `address`; nothing is connected yet.
+    pub fn new(address: SocketAddr, template: Template, hellos: Vec<Hello>) -> anyhow::Result<Self> {
+        let progress = hellos.iter().map(|_| AtomicU64::new(0)).collect::<Arc<[_]>>();
+        Ok(Self {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            address,
+            template,
+            clients: hellos.into_iter().map(Client::new).collect(),
+            progress,
+            events: Vec::with_capacity(EVENTS),
+            buffer: vec![0; READ],
+            waiting: VecDeque::new(),
+            opening: 0,
+            ready: 0,
+            tally: Tally { delivered: 0, latency: Histogram::new(), ended: 0, reason: String::new() },
+        })
+    }
+
+    /// What each client has seen, for the publisher.
+    pub fn progress(&self) -> Progress {
+        Arc::clone(&self.progress)
+    }
+
+    /// Connects all clients, at most `at_once` at a time, until each has all that it asked for first.
+    ///
+    /// Errors if one is refused or cut off, or if it takes longer than `patience`.
+    pub fn open(&mut self, at_once: usize, patience: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
+        self.waiting = (0..self.clients.len()).collect();
+        (self.opening, self.ready) = (0, 0);
+        while self.ready < self.clients.len() {
+            while self.opening < at_once
+                && let Some(index) = self.waiting.pop_front()
+            {
+                self.connect(index)?;
+                self.opening += 1;
+            }
+            self.turn(Duration::from_millis(50))?;
+            ensure!(self.tally.ended == 0, "a client was cut off: {}", self.tally.reason);
+            if Instant::now() > deadline {
+                let stuck = self.clients.iter().find(|client| !client.is_ready());
+                bail!(
+                    "{} of {} clients were ready in {patience:?}; one {}",
+                    self.ready,
+                    self.clients.len(),
+                    stuck.map(Client::describe).unwrap_or_default()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what comes for so long.
+    pub fn run(&mut self, time: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.turn(left)?;
+        }
+    }
+
+    /// Counts from nothing again.
+    pub fn clear(&mut self) {
+        self.tally.delivered = 0;
+        self.tally.latency.clear();
+    }
+
+    fn connect(&mut self, index: usize) -> anyhow::Result<()> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
+            .context("no socket; is the limit of open files too low?")?;
+        // Closed with a reset, so that no port is kept waiting.
+        sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        if let Some(from) = u8::try_from(index / PER_ADDRESS).ok().filter(|from| *from > 0) {
+            rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, from), 0))?;
+        }
+        match rustix::net::connect(&socket, &self.address) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => bail!("cannot connect to {}: {error}", self.address),
+        }
+        epoll::add(&self.epoll, &socket, EventData::new_u64(index as u64), EventFlags::OUT)?;
+        self.clients[index].connecting(socket);
+        Ok(())
+    }
+
+    /// Handles what is ready, waiting at most `patience` (whole milliseconds, at least one) for something.
+    fn turn(&mut self, patience: Duration) -> anyhow::Result<()> {
+        let millis = i64::try_from(patience.as_millis()).unwrap_or(1_000).clamp(1, 1_000);
+        let timeout = Timespec { tv_sec: millis / 1_000, tv_nsec: millis % 1_000 * 1_000_000 };
+        self.events.clear();
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("cannot wait for sockets"),
+        }
+        for at in 0..self.events.len() {
+            let Event { data, flags } = self.events[at];
+            let index = usize::try_from(data.u64()).expect("we wrote an index");
+            self.handle(index, flags)?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, index: usize, flags: EventFlags) -> anyhow::Result<()> {
+        let client = &mut self.clients[index];
+        let Some(socket) = client.socket() else { return Ok(()) };
+        if flags.contains(EventFlags::OUT) {
+            epoll::modify(&self.epoll, socket, EventData::new_u64(index as u64), EventFlags::IN)?;
+            if let Err(reason) = client.connected() {
+                self.tally.end(reason);
+                client.close();
+            }
+            return Ok(());
+        }
+        let (template, tally, seen) = (&self.template, &mut self.tally, &self.progress[index]);
+        let now = message::now();
+        let heard = client.read(&mut self.buffer, |payload| {
+            let Some(message) = template.read(payload) else { return false };
+            tally.delivered += 1;
+            tally.latency.add(message::age(message.sent, now));
+            seen.store(message.number + 1, Relaxed);
+            true
+        });
+        match heard {
+            Ok(Heard::Nothing) => {}
+            Ok(Heard::Ready) => {
+                self.ready += 1;
+                self.opening -= 1;
+            }
+            Err(reason) => {
+                tally.end(reason);
+                // A client that is gone holds nobody.
+                seen.store(u64::MAX, Relaxed);
+                client.close();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tally {
+    fn end(&mut self, reason: String) {
+        self.ended += 1;
+        self.reason = reason;
+    }
+}
