@@ -107,16 +107,28 @@ impl Db {
 }
 
 fn pool(dialect: Dialect, connections: u32) -> AnyPoolOptions {
-    AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT).after_connect(
-        move |connection, _| {
+    AnyPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(move |connection, _| {
             Box::pin(async move {
                 if dialect == Dialect::Sqlite {
                     set_up_sqlite(connection).await?;
                 }
                 connection.ping().await
             })
-        },
-    )
+        })
+        .after_release(move |connection, _| {
+            Box::pin(async move {
+                if dialect == Dialect::Sqlite {
+                    // A rollback may still be on its way to it.
+                    connection.ping().await?;
+                }
+                // SQLite ends a transaction by itself when its disk is full, and sqlx goes on counting it: the next one
+                // would be nested in nothing, and what it commits would not be. Such a connection is closed.
+                Ok(!connection.is_in_transaction())
+            })
+        })
 }
 
 /// WAL lets readers go on while the writer writes; FULL makes a commit survive a power cut, which is what "accepted"
