@@ -17,5 +17,6 @@ mod recorded;
 mod recovery;
 mod retention;
 mod shutdown;
+mod storage;
 mod twelve_jobs;
 mod websocket;

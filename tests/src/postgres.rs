@@ -20,8 +20,11 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 pub struct Postgres {
     process: Process,
     port: u16,
+    programs: PathBuf,
+    /// Who runs it, if that is not us.
+    user: Option<(u32, u32)>,
     // Dropped after the process.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Postgres {
@@ -59,20 +62,24 @@ impl Postgres {
         let mut tries = 1;
         loop {
             let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-            let mut postgres = command(&programs.join("postgres"), &folder, user);
-            postgres.arg("-D").arg(&data).args(["-h", "127.0.0.1", "-p", &port.to_string()]);
-            // What is tested is what a statement does; a cluster that nobody keeps need not survive a power cut.
-            for setting in ["fsync=off", "unix_socket_directories=", "dynamic_shared_memory_type=mmap"] {
-                postgres.args(["-c", setting]);
-            }
-            let mut process = Process::start("postgres", &mut postgres)?;
-            let ready = process.line(|line| line.contains("ready to accept connections").then_some(())).await;
-            match ready {
-                Ok(()) => return Ok(Some(Self { process, port, _folder: folder })),
+            match launch(&programs, &folder, user, port).await {
+                Ok(process) => return Ok(Some(Self { process, port, programs, user, folder })),
                 Err(_) if tries < TRIES => tries += 1,
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Ends it at once, and every connection with it, as a crash would.
+    pub async fn stop(&mut self) {
+        self.process.signal(Signal::QUIT);
+        self.process.end().await;
+    }
+
+    /// Starts it again where it was, and waits until it takes connections.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
+        self.process = launch(&self.programs, &self.folder, self.user, self.port).await?;
+        Ok(())
     }
 
     /// Its empty database.
@@ -93,6 +100,23 @@ impl Drop for Postgres {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+async fn launch(
+    programs: &Path,
+    folder: &TempDir,
+    user: Option<(u32, u32)>,
+    port: u16,
+) -> anyhow::Result<Process> {
+    let mut postgres = command(&programs.join("postgres"), folder, user);
+    postgres.arg("-D").arg(folder.path().join("data")).args(["-h", "127.0.0.1", "-p", &port.to_string()]);
+    // What is tested is what a statement does; a cluster that nobody keeps need not survive a power cut.
+    for setting in ["fsync=off", "unix_socket_directories=", "dynamic_shared_memory_type=mmap"] {
+        postgres.args(["-c", setting]);
+    }
+    let mut process = Process::start("postgres", &mut postgres)?;
+    process.line(|line| line.contains("ready to accept connections").then_some(())).await?;
+    Ok(process)
 }
 
 /// A program of PostgreSQL, which refuses to run as root.

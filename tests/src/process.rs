@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
@@ -23,6 +23,14 @@ pub fn binary(name: &str) -> PathBuf {
     // Binaries lie in target/<profile>, tests one folder further down.
     let path = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.exists());
     path.unwrap_or_else(|| panic!("{name} is not built; `cargo build --workspace --bins` does it"))
+}
+
+/// As [`binary`], started so that [`Process::limit_files`] makes its writes fail instead of ending it.
+pub fn limitable(name: &str) -> Command {
+    let mut command = Command::new("sh");
+    // The kernel's signal is ignored by what takes the shell's place, too.
+    command.args(["-c", r#"trap "" XFSZ; exec "$0""#]).arg(binary(name));
+    command
 }
 
 /// A running process. Killed when dropped; its output is shown if the test has failed by then.
@@ -91,8 +99,21 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.id()).expect("ids are small")).expect("ids are not 0");
-        kill_process(pid, signal).expect("our own child can be signalled");
+        kill_process(self.pid(), signal).expect("our own child can be signalled");
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.id()).expect("ids are small")).expect("ids are not 0")
+    }
+
+    /// Lets no file of a [`limitable`] process grow beyond so many bytes, as if its disk were full; `None` lifts that.
+    ///
+    /// This holds for root too, needs no mount, and says EFBIG where a full disk says ENOSPC.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        // A child's own limits are those of its parent.
+        let own = getrlimit(Resource::Fsize);
+        let limit = Rlimit { current: bytes.or(own.current), maximum: own.maximum };
+        prlimit(Some(self.pid()), Resource::Fsize, limit).expect("our own child can be limited");
     }
 
     /// Waits for its end.

@@ -6,7 +6,7 @@ use tokio::process::Command;
 
 use crate::client::Http;
 use crate::nats::NatsServer;
-use crate::process::{Process, binary};
+use crate::process::{Process, binary, limitable};
 use crate::wait::until;
 use crate::watcher::Watcher;
 
@@ -30,6 +30,10 @@ pub struct Setup {
     pub database_url: Option<String>,
     /// Further variables of the api.
     pub api: Vec<(&'static str, String)>,
+    /// Further variables of the poller.
+    pub poller: Vec<(&'static str, String)>,
+    /// Whether api and poller are started so that a limit on their files makes writes fail.
+    pub limitable: bool,
 }
 
 impl Stack {
@@ -47,7 +51,7 @@ impl Stack {
         let api_address = api.address().await?;
         let mut gateway = Process::start("gateway", &mut service("stepcast-gateway", &nats.url()))?;
         let gateway_address = gateway.address().await?;
-        let poller = Process::start("poller", &mut poller_command(&nats, &folder, &backends))?;
+        let poller = Process::start("poller", &mut poller_command(&nats, &folder, &backends, &setup))?;
         let stack =
             Self { nats, api, gateway, poller, folder, api_address, gateway_address, backends, setup };
         stack.wait_for_backends().await;
@@ -71,8 +75,8 @@ impl Stack {
 
     /// Starts the poller again after it was stopped or killed.
     pub fn restart_poller(&mut self) -> anyhow::Result<()> {
-        self.poller =
-            Process::start("poller", &mut poller_command(&self.nats, &self.folder, &self.backends))?;
+        let mut command = poller_command(&self.nats, &self.folder, &self.backends, &self.setup);
+        self.poller = Process::start("poller", &mut command)?;
         Ok(())
     }
 
@@ -112,7 +116,10 @@ impl Stack {
 
 /// One of our binaries, on a NATS server and a free port.
 pub fn service(name: &str, nats_url: &str) -> Command {
-    let mut command = Command::new(binary(name));
+    on(Command::new(binary(name)), nats_url)
+}
+
+fn on(mut command: Command, nats_url: &str) -> Command {
     command
         .env("STEPCAST_NATS_URL", nats_url)
         .env("STEPCAST_LISTEN", "127.0.0.1:0")
@@ -121,7 +128,7 @@ pub fn service(name: &str, nats_url: &str) -> Command {
 }
 
 fn api_command(nats: &NatsServer, folder: &TempDir, setup: &Setup) -> Command {
-    let mut command = service("stepcast-api", &nats.url());
+    let mut command = program("stepcast-api", nats, setup);
     command
         .env("STEPCAST_DATABASE_URL", database_url(folder, setup))
         .env("STEPCAST_IMAGES_URL", images_url(folder))
@@ -129,16 +136,20 @@ fn api_command(nats: &NatsServer, folder: &TempDir, setup: &Setup) -> Command {
     command
 }
 
+fn program(name: &str, nats: &NatsServer, setup: &Setup) -> Command {
+    if setup.limitable { on(limitable(name), &nats.url()) } else { service(name, &nats.url()) }
+}
+
 fn database_url(folder: &TempDir, setup: &Setup) -> String {
     let file = || format!("sqlite://{}/stepcast.db", folder.path().display());
     setup.database_url.clone().unwrap_or_else(file)
 }
 
-fn poller_command(nats: &NatsServer, folder: &TempDir, backends: &str) -> Command {
-    let mut command = service("stepcast-poller", &nats.url());
+fn poller_command(nats: &NatsServer, folder: &TempDir, backends: &str, setup: &Setup) -> Command {
+    let mut command = program("stepcast-poller", nats, setup);
     command.env("STEPCAST_SDNEXT", backends).env("STEPCAST_IMAGES_URL", images_url(folder));
     // Simulated servers have no limit unless a test gives them one.
-    command.env("STEPCAST_POSTS_PER_MINUTE", "0");
+    command.env("STEPCAST_POSTS_PER_MINUTE", "0").envs(setup.poller.iter().cloned());
     command
 }
 

@@ -23,6 +23,7 @@ use crate::recover::Note;
 use crate::sample::Sample;
 use crate::sdnext::{LogEnd, SdNext, Unusable};
 use crate::stop::Stop;
+use crate::store;
 use crate::tracker::Tracker;
 use crate::verifier::{Answer, Evidence, Expected, TransportKind, Verdict, verify};
 use crate::watch::Watch;
@@ -118,8 +119,8 @@ impl Attempt<'_> {
         }
         // The claim is kept alive while images are stored and the outcome is recorded.
         let failure = tokio::select! {
-            failure = self.conclude(verdict, stop, duration, started) => failure,
-            never = watch.keep_claim() => match never {},
+            failure = self.conclude(verdict, stop, duration, started, &watch) => failure,
+            never = watch.hold() => match never {},
         };
         self.clear_inflight().await;
         Some(Ended { remains, failure })
@@ -133,6 +134,10 @@ impl Attempt<'_> {
             .await
         {
             Ok(render) => Ok(render),
+            // A store without anything is not the one that the image was put into: its volume is not there.
+            Err(object_store::Error::NotFound { .. }) if store::is_empty(&*shared.images).await => {
+                Err(Unready::GiveBack("the image store is empty: is its volume mounted?".to_owned()))
+            }
             Err(object_store::Error::NotFound { path, .. }) => {
                 Err(Unready::InputGone(format!("The input image {path} is no longer there.")))
             }
@@ -243,9 +248,15 @@ impl Attempt<'_> {
         stop: Option<Stop>,
         duration: Duration,
         started: u64,
+        watch: &Watch<'_>,
     ) -> Option<JobError> {
         let context = Outcome { claim: &self.claim, backend: self.backend, duration, stop };
-        let message = outcome::decide(&context, verdict, &*self.shared.images).await;
+        let (store, patience) = (&*self.shared.images, self.shared.config.store_patience);
+        let decided = outcome::decide(&context, verdict, store, patience, watch.asked()).await;
+        let Some(message) = decided else {
+            warn!("the claim was lost before the images were stored; nothing more is said of this attempt");
+            return Some(outcome::internal("The claim was lost."));
+        };
         let kind = message.kind();
         let failure = match &message {
             JobMessage::Complete(complete) => complete.error.clone(),

@@ -62,6 +62,9 @@ pub struct PollerConfig {
     /// How long a render may show no change before it is interrupted and tried elsewhere.
     #[arg(long, env = "STEPCAST_STALL_TIMEOUT", default_value = "10m", value_parser = humantime::parse_duration)]
     pub stall_timeout: Duration,
+    /// How long rendered images are held for a store that is full or away, before their job is rendered again.
+    #[arg(long, env = "STEPCAST_STORE_PATIENCE", default_value = "10m", value_parser = humantime::parse_duration)]
+    pub store_patience: Duration,
     /// Make SD.Next keep every image that it renders for us, so that a render outlives the poller that asked for it.
     #[arg(long, env = "STEPCAST_ADOPT")]
     pub adopt: bool,

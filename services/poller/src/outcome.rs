@@ -1,5 +1,11 @@
 //! From a verdict to the message that ends an attempt.
+//!
+//! What was rendered is worth more than the wait for a store that is full or away: its images are kept in memory and
+//! stored once it is back, while the claim is held. Whoever waits like this takes no other job, so an outage costs each
+//! server one render and the queue none.
 
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use object_store::ObjectStore;
@@ -10,23 +16,26 @@ use stepcast_shared::messages::{
     Complete, ErrorCode, EventSeq, JobError, JobMessage, Output, Retrying, Status,
 };
 use stepcast_shared::rpc::Claim;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::stop::Stop;
 use crate::store::store_images;
 use crate::verifier::{Failure, Image, Verdict};
 
-/// Tries to store images before the attempt counts as failed; with doubling pauses these outlast a restart.
-const STORE_TRIES: u32 = 6;
-/// First pause between these tries.
+/// Pause after a first failure to store images; doubled after each further one.
 const STORE_PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause between these tries.
+const STORE_PAUSE_MOST: Duration = Duration::from_secs(5);
+/// How long storing is tried where nobody waits for it, or where the claim is not held meanwhile: longer than a restart.
+pub const STORE_BRIEFLY: Duration = Duration::from_secs(8);
 /// Pause before a second attempt; doubled for each further one.
 const RETRY_BASE: Duration = Duration::from_secs(1);
 /// Longest pause before a further attempt.
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
 /// What an outcome is decided from, beside the verdict.
+#[derive(Clone, Copy)]
 pub struct Outcome<'a> {
     pub claim: &'a Claim,
     pub backend: &'a BackendId,
@@ -35,23 +44,47 @@ pub struct Outcome<'a> {
     pub stop: Option<Stop>,
 }
 
-/// Stores the images of a verdict, and says how the attempt ended.
-pub async fn decide(context: &Outcome<'_>, verdict: Verdict, store: &dyn ObjectStore) -> JobMessage {
-    match verdict {
-        Verdict::Completed { images, info } => match keep(context, images, false, store).await {
-            Ok(outputs) => JobMessage::Complete(completed(context, outputs, info)),
-            Err(error) => {
-                let failure = internal(&format!("The images could not be stored: {error}."));
-                end(context, JobError { retryable: true, ..failure }, Vec::new())
+/// Stores the images of a verdict, and says how the attempt ended; `None` if the claim was lost over it.
+///
+/// A store that fails is tried again for `patience`, or until `asked` resolves: then the attempt ends for that reason.
+pub async fn decide(
+    context: &Outcome<'_>,
+    verdict: Verdict,
+    store: &dyn ObjectStore,
+    patience: Duration,
+    asked: impl Future<Output = Stop>,
+) -> Option<JobMessage> {
+    let unkept = match verdict {
+        Verdict::Completed { images, info } => {
+            match keep(context, images, false, store, patience, asked).await {
+                Ok(outputs) => return Some(JobMessage::Complete(completed(context, outputs, info))),
+                Err(unkept) => unkept,
             }
-        },
+        }
         Verdict::Failed { failure, partial } => {
             // A lost partial image is a loss that nobody asked about.
-            let outputs = keep(context, partial, true, store).await.unwrap_or_default();
+            let patience = patience.min(STORE_BRIEFLY);
+            let outputs = keep(context, partial, true, store, patience, asked).await.unwrap_or_default();
             let Failure { code, message, retryable, answer } = failure;
-            end(context, JobError { code, message, retryable, answer }, outputs)
+            return Some(end(context, JobError { code, message, retryable, answer }, outputs));
         }
+    };
+    let Unkept { error, stop } = unkept;
+    if stop == Some(Stop::Lost) {
+        return None;
     }
+    metrics::counter!("stepcast_renders_not_stored_total").increment(1);
+    let failure = internal(&format!("The images could not be stored: {error}."));
+    let code = if stop == Some(Stop::Cancelled) { ErrorCode::Cancelled } else { failure.code };
+    let context = Outcome { stop: stop.or(context.stop), ..*context };
+    Some(end(&context, JobError { code, retryable: true, ..failure }, Vec::new()))
+}
+
+/// Images that are not stored.
+struct Unkept {
+    error: object_store::Error,
+    /// Who asked to try no more.
+    stop: Option<Stop>,
 }
 
 async fn keep(
@@ -59,18 +92,26 @@ async fn keep(
     images: Vec<Image>,
     partial: bool,
     store: &dyn ObjectStore,
-) -> object_store::Result<Vec<Output>> {
+    patience: Duration,
+    asked: impl Future<Output = Stop>,
+) -> Result<Vec<Output>, Unkept> {
     let Claim { job_id, attempt, token, .. } = context.claim;
+    let deadline = Instant::now() + patience;
     let mut pause = STORE_PAUSE;
-    for _ in 1..STORE_TRIES {
-        match store_images(store, *job_id, *attempt, *token, images.clone(), partial).await {
+    let mut asked = pin!(asked);
+    loop {
+        let error = match store_images(store, *job_id, *attempt, *token, images.clone(), partial).await {
             Ok(outputs) => return Ok(outputs),
-            Err(error) => warn!(error = %error, "images not stored yet"),
+            Err(error) if Instant::now() + pause > deadline => return Err(Unkept { error, stop: None }),
+            Err(error) => error,
+        };
+        warn!(error = %error, "images not stored yet");
+        tokio::select! {
+            () = sleep(pause) => {}
+            stop = &mut asked => return Err(Unkept { error, stop: Some(stop) }),
         }
-        sleep(pause).await;
-        pause *= 2;
+        pause = (pause * 2).min(STORE_PAUSE_MOST);
     }
-    store_images(store, *job_id, *attempt, *token, images, partial).await
 }
 
 fn completed(context: &Outcome<'_>, outputs: Vec<Output>, info: Value) -> Complete {

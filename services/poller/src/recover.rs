@@ -127,7 +127,10 @@ impl Recovery<'_> {
             && self.shared.config.adopt
             && let Some(verdict) = self.adopt(&note.claim, &files).await
         {
-            return outcome::recovered(outcome::decide(&context, verdict, &*self.shared.images).await);
+            // Nobody renews the claim here, so a store that is away is not waited for long.
+            let (store, patience) = (&*self.shared.images, outcome::STORE_BRIEFLY);
+            let decided = outcome::decide(&context, verdict, store, patience, std::future::pending()).await;
+            return outcome::recovered(decided.expect("only who is asked to stop loses a claim"));
         }
         let message = "The poller that ran this attempt was lost, and its render with it.".to_owned();
         let error = JobError { code: ErrorCode::BackendUnavailable, message, retryable: true, answer: None };

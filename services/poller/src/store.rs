@@ -1,5 +1,6 @@
 //! Storing an attempt's images under keys that no other attempt can write.
 
+use futures_util::StreamExt as _;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
 use stepcast_shared::ids::{ClaimToken, JobId};
 use stepcast_shared::messages::{Output, image_url};
@@ -35,4 +36,9 @@ pub async fn store_images(
         });
     }
     Ok(outputs)
+}
+
+/// Whether the store holds nothing at all.
+pub async fn is_empty(store: &dyn ObjectStore) -> bool {
+    store.list(None).next().await.is_none()
 }

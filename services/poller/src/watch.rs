@@ -11,7 +11,7 @@ use stepcast_shared::messages::{Envelope, EventSeq, JobMessage, ProgressUpdate, 
 use stepcast_shared::rpc::{self, Claim, HeldClaim, RenewOutcome, RenewRequest, Renewed};
 use stepcast_shared::subjects::{self, Kind};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{info, warn};
 
 use crate::a1111::Task;
@@ -82,16 +82,28 @@ impl<'a> Watch<'a> {
 
     /// Resolves once a render that was asked to stop has not done so for too long.
     pub async fn gave_up(&self) {
-        let mut stop = self.stop.subscribe();
-        // The sender lives as long as this borrow.
-        let _ = stop.wait_for(Option::is_some).await;
+        self.asked().await;
         sleep(GIVE_UP).await;
+    }
+
+    /// Resolves once the render, or what follows it, was asked to stop. Cancel-safe.
+    pub async fn asked(&self) -> Stop {
+        let mut stop = self.stop.subscribe();
+        let asked = stop.wait_for(Option::is_some).await.expect("the sender lives as long as this borrow");
+        asked.expect("it was waited for")
     }
 
     /// Watches until dropped. Cancel-safe: what is lost is at most one poll or one renewal.
     pub async fn follow(&self, tracker: &mut Tracker) -> Infallible {
         tokio::select! {
             never = self.poll(tracker) => never,
+            never = self.hold() => never,
+        }
+    }
+
+    /// Holds the claim, and hears who asks to stop, until dropped. Cancel-safe as [`Watch::follow`] is.
+    pub async fn hold(&self) -> Infallible {
+        tokio::select! {
             never = self.keep_claim() => never,
             never = self.listen() => never,
             never = self.heed_shutdown() => never,
@@ -201,7 +213,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Renews the claim until dropped, and hears with the answer what has become of the job.
-    pub async fn keep_claim(&self) -> Infallible {
+    async fn keep_claim(&self) -> Infallible {
         let claim = HeldClaim { job_id: self.claim.job_id, token: self.claim.token };
         let request = RenewRequest { claims: vec![claim] };
         let mut ticks = interval(RENEW_EVERY);
@@ -230,8 +242,9 @@ impl<'a> Watch<'a> {
     }
 
     async fn heed_deadline(&self) -> Infallible {
-        if let Some(left) = self.claim.deadline_in_seconds {
-            sleep(Duration::try_from_secs_f64(left).unwrap_or_default()).await;
+        let left = self.claim.deadline_in_seconds.map(Duration::try_from_secs_f64);
+        if let Some(end) = left.and_then(|left| self.begun.checked_add(left.unwrap_or_default())) {
+            sleep_until(end).await;
             self.ask_to_stop(Stop::Deadline);
         }
         std::future::pending().await
