@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use stepcast_sdnext_sim::{Config, Fault};
 use stepcast_tests::check;
 use stepcast_tests::sim::Sim;
-use stepcast_tests::stack::Stack;
+use stepcast_tests::stack::{Setup, Stack};
 use stepcast_tests::wait::until;
 
 fn job(more: &Value) -> Value {
@@ -89,6 +89,60 @@ async fn a_failure_that_may_pass_is_tried_again_and_every_attempt_is_told() {
         ]
     );
     assert_eq!(sim.truth().renders_started, 3);
+}
+
+#[tokio::test]
+async fn a_render_that_stands_still_is_told_interrupted_and_tried_elsewhere() {
+    let sims = [
+        Sim::start(Duration::from_millis(50)).await.unwrap(),
+        Sim::start(Duration::from_millis(50)).await.unwrap(),
+    ];
+    // Between two steps 15 s without a change are nothing to speak of, so that is when a stall is first told.
+    let timeout = Duration::from_secs(18);
+    let poller = vec![("STEPCAST_STALL_TIMEOUT", "18s".to_owned())];
+    let setup = Setup { poller, ..Setup::default() };
+    let stack = Stack::start_on(setup, &[("still", sims[0].url()), ("other", sims[1].url())]).await.unwrap();
+    let http = stack.http();
+    let mut watcher = stack.watcher().await.unwrap();
+    watcher.subscribe(None).await;
+    sims[0].handle.arm(Fault::Hang, 1);
+    http.post("/generation/backends/other/pause", &json!(null)).await;
+    let id = http.submit(&job(&json!({"steps": 8, "max_attempts": 2}))).await;
+    until("it stands still", async || sims[0].truth().running.filter(|running| running.step == 4)).await;
+    let stood = sims[0].truth().running.unwrap().step_changed_at;
+    http.post("/generation/backends/other/resume", &json!(null)).await;
+
+    let retrying = watcher.wait("the retry", |message| message["type"] == "generation_retrying").await;
+    let data = &retrying["data"];
+    assert_eq!(
+        (&data["reason"], &data["error"]["code"], &data["backend"]),
+        (&json!("stalled"), &json!("stalled"), &json!("still")),
+        "{retrying}"
+    );
+    let ended = http.ended(&id).await;
+    assert_eq!((&ended["status"], &ended["backend"]), (&json!("completed"), &json!("other")), "{ended}");
+    watcher.ended(&id).await;
+    check::messages(&id, &watcher.about(&id));
+
+    let mut ages = Vec::new();
+    for told in watcher.about(&id) {
+        let data = &told.message["data"];
+        assert_eq!(data["stalled_seconds"].is_number(), data["stalled"] == true, "{data}");
+        if let Some(age) = data["stalled_seconds"].as_f64() {
+            assert_eq!(
+                (&data["attempt"], &data["current_step"], &data["eta_seconds"]),
+                (&json!(1), &json!(4), &json!(null))
+            );
+            ages.push(age);
+        }
+    }
+    assert!(ages.len() >= 2 && ages.is_sorted() && ages[0] >= 15.0, "the age of the last change: {ages:?}");
+    let truth = sims[0].truth();
+    assert!(truth.interrupts_received >= 1);
+    assert_eq!((truth.finished.len(), truth.finished[0].outcome.as_str()), (1, "interrupted"));
+    let patience = Duration::from_micros(u64::try_from(truth.finished[0].ended_at - stood).unwrap());
+    assert!(patience >= timeout, "it was given its time: {patience:?}");
+    assert_eq!(sims[1].truth().interrupts_received, 0);
 }
 
 #[tokio::test]

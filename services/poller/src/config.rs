@@ -59,7 +59,8 @@ pub struct PollerConfig {
     /// Longest time that one render may take.
     #[arg(long, env = "STEPCAST_RENDER_TIMEOUT", default_value = "1h", value_parser = humantime::parse_duration)]
     pub render_timeout: Duration,
-    /// How long a render may show no change before it is interrupted and tried elsewhere.
+    /// How long a render may show no change before it is interrupted and tried elsewhere; never less than the stage at
+    /// hand needs to count as stalled: 15 s between two steps, up to some minutes elsewhere.
     #[arg(long, env = "STEPCAST_STALL_TIMEOUT", default_value = "10m", value_parser = humantime::parse_duration)]
     pub stall_timeout: Duration,
     /// How long rendered images are held for a store that is full or away, before their job is rendered again.
