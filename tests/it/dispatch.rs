@@ -68,6 +68,43 @@ async fn work_for_the_loaded_checkpoint_goes_first() {
 }
 
 #[tokio::test]
+async fn the_estimated_wait_is_what_the_queue_really_takes() {
+    let sim = Sim::start(Duration::from_millis(100)).await.unwrap();
+    let stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    let large = |prompt: &str, steps: u32| json!({"prompt": prompt, "steps": steps});
+    for steps in [4, 12] {
+        http.ended(&http.submit(&large("measured", steps)).await).await;
+    }
+    http.submit(&large("renders", 20)).await;
+    until("it renders", async || sim.truth().running.filter(|running| running.prompt == "renders")).await;
+    let mut ids = Vec::new();
+    for (prompt, steps) in [("one", 16), ("two", 24), ("three", 16), ("four", 8)] {
+        ids.push(http.submit(&large(prompt, steps)).await);
+    }
+    let mut told = Vec::new();
+    for id in &ids {
+        let job = http.job(id).await;
+        let at = sim.truth().now;
+        let seconds = job["estimated_wait_seconds"].as_f64();
+        told.push((job["params"]["prompt"].clone(), seconds.unwrap_or_else(|| panic!("{job}")), at));
+    }
+    assert!(told.is_sorted_by(|one, next| one.1 < next.1), "each waits for those before it: {told:?}");
+    for id in &ids {
+        assert!(http.ended(id).await["estimated_wait_seconds"].is_null());
+    }
+    let rendered = sim.truth().finished;
+    for (prompt, told, at) in &told {
+        let begun = rendered.iter().find(|job| *prompt == job.prompt).unwrap().started_at;
+        let really = Duration::from_micros(u64::try_from(begun - at).unwrap()).as_secs_f64();
+        assert!(
+            (really / 2.0..really * 2.0).contains(told),
+            "{prompt} was told {told} s and waited {really} s"
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_failed_on_one_backend_is_tried_on_another() {
     let sims = [
         Sim::start(Duration::from_millis(200)).await.unwrap(),

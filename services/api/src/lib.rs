@@ -14,6 +14,7 @@ mod error;
 mod fresh;
 mod images;
 mod outbox;
+mod outlook;
 mod progress;
 mod projector;
 mod request;
@@ -23,6 +24,7 @@ mod rpc;
 mod settle;
 mod state;
 mod view;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -59,6 +61,7 @@ pub async fn build(
         publisher: publisher.clone(),
         progress: progress::ProgressMap::default(),
         backends: backends::Backends::default(),
+        outlooks: outlook::Outlooks::default(),
         limits: Arc::new(config.limits.clone()),
         jetstream: jetstream.clone(),
         stopping: supervisor.stopping().clone(),

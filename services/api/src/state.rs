@@ -11,6 +11,7 @@ use crate::backends::Backends;
 use crate::config::Limits;
 use crate::db::Db;
 use crate::outbox::Publisher;
+use crate::outlook::Outlooks;
 use crate::progress::ProgressMap;
 
 /// The shared handles.
@@ -23,6 +24,7 @@ pub struct AppState {
     pub publisher: Publisher,
     pub progress: ProgressMap,
     pub backends: Backends,
+    pub outlooks: Outlooks,
     pub limits: Arc<Limits>,
     pub stopping: CancellationToken,
     pub allow_origins: Arc<[String]>,

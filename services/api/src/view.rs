@@ -1,20 +1,18 @@
 //! The job object, as HTTP clients and `rpc.get` read it: the row, the live progress, and where it waits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stepcast_shared::ids::JobId;
 use stepcast_shared::job::Priority;
-use stepcast_shared::messages::{
-    BackendMode, Complete, ErrorCode, JobError, Output, Stage, Status, Timestamp,
-};
+use stepcast_shared::messages::{Complete, ErrorCode, JobError, Output, Stage, Status, Timestamp};
 use stepcast_shared::rpc::AcceptedUrls;
 
 use crate::db::jobs::{self, JobRow};
-use crate::db::modes;
 use crate::error::Error;
 use crate::state::AppState;
+use crate::waiting::{Lookout, WaitingFor};
 
 /// A job.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -62,6 +60,8 @@ pub struct Job {
     pub position: Option<i64>,
     /// Why it waits.
     pub waiting_for: Option<WaitingFor>,
+    /// Seconds until its render begins, while it waits and as far as that can be told from what was measured.
+    pub estimated_wait_seconds: Option<f64>,
     /// Whether a cancel is under way.
     pub cancelling: bool,
     /// Where its images are; empty unless completed.
@@ -77,22 +77,6 @@ pub struct Job {
     pub error: Option<JobFailure>,
     /// Where to go on.
     pub urls: AcceptedUrls,
-}
-
-/// Why a job waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum WaitingFor {
-    /// Others are served first.
-    Ahead,
-    /// No backend could take it, whatever waits.
-    NoCapableBackend,
-    /// Every backend that could take it is paused, or to be emptied.
-    Paused,
-    /// Every backend that could take it cannot be reached, or fails whatever it is given.
-    BackendDown,
-    /// Every backend that could take it works for somebody else.
-    ForeignWork,
 }
 
 /// Why a job failed, with its attempts.
@@ -122,33 +106,48 @@ pub struct FailedAttempt {
 
 /// Makes the object of a row.
 pub async fn job(state: &AppState, row: &JobRow) -> Result<Job, Error> {
-    let position = match row.status() {
-        Status::Pending => Some(jobs::position(state.db.read(), row).await?),
+    let waits = match row.status() {
+        Status::Pending => {
+            let position = jobs::position(state.db.read(), row).await?;
+            Some(Waits::of(&Lookout::take(state).await?, row, position))
+        }
         _ => None,
     };
-    let modes = modes::modes(state.db.read()).await?;
-    assemble(state, row, position, &modes).await
+    assemble(state, row, waits).await
 }
 
 /// Makes the objects of many rows.
 pub async fn jobs(state: &AppState, rows: &[JobRow]) -> Result<Vec<Job>, Error> {
     let waiting = rows.iter().any(|row| row.status() == Status::Pending);
-    let positions = if waiting { jobs::positions(state.db.read()).await? } else { HashMap::new() };
-    let modes = modes::modes(state.db.read()).await?;
+    let (positions, lookout) = if waiting {
+        (jobs::positions(state.db.read()).await?, Some(Lookout::take(state).await?))
+    } else {
+        (HashMap::new(), None)
+    };
     let mut jobs = Vec::with_capacity(rows.len());
     for row in rows {
         let position = positions.get(&row.id).copied().filter(|_| row.status() == Status::Pending);
-        jobs.push(assemble(state, row, position, &modes).await?);
+        let waits = lookout.as_ref().zip(position).map(|(lookout, place)| Waits::of(lookout, row, place));
+        jobs.push(assemble(state, row, waits).await?);
     }
     Ok(jobs)
 }
 
-async fn assemble(
-    state: &AppState,
-    row: &JobRow,
-    position: Option<i64>,
-    modes: &BTreeMap<String, BackendMode>,
-) -> Result<Job, Error> {
+/// What is said of a job that waits.
+struct Waits {
+    position: i64,
+    reason: WaitingFor,
+    seconds: Option<f64>,
+}
+
+impl Waits {
+    fn of(lookout: &Lookout, row: &JobRow, position: i64) -> Self {
+        let reason = lookout.reason(row, position);
+        Self { position, reason, seconds: lookout.seconds(row, position, reason) }
+    }
+}
+
+async fn assemble(state: &AppState, row: &JobRow, waits: Option<Waits>) -> Result<Job, Error> {
     let (job_id, status) = (row.job_id(), row.status());
     let result: Option<Complete> = row.result.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let live = match status {
@@ -183,8 +182,9 @@ async fn assemble(
         started_at: row.started_at.map(Timestamp::from_millis),
         finished_at: row.finished_at.map(Timestamp::from_millis),
         total_duration: result.as_ref().and_then(|result| result.total_duration),
-        position,
-        waiting_for: position.map(|position| waiting_for(state, row, position, modes)),
+        position: waits.as_ref().map(|waits| waits.position),
+        waiting_for: waits.as_ref().map(|waits| waits.reason),
+        estimated_wait_seconds: waits.as_ref().and_then(|waits| waits.seconds),
         cancelling: row.cancelling != 0 && !status.is_terminal(),
         images: result.as_ref().map(|result| result.images.clone()).unwrap_or_default(),
         outputs: result.as_ref().map(|result| result.outputs.clone()).unwrap_or_default(),
@@ -206,36 +206,4 @@ async fn failed_attempts(state: &AppState, row: &JobRow) -> Result<Vec<FailedAtt
             Some(FailedAttempt { attempt: row.attempt, backend: row.backend, ended_at, code, message })
         })
         .collect())
-}
-
-fn waiting_for(
-    state: &AppState,
-    row: &JobRow,
-    position: i64,
-    modes: &BTreeMap<String, BackendMode>,
-) -> WaitingFor {
-    use stepcast_shared::messages::BackendCondition as Condition;
-    let mut capable = state.backends.list();
-    capable.retain(|backend| {
-        backend.pools.iter().any(|pool| pool.as_str() == row.pool)
-            && row.wanted_backend.as_deref().is_none_or(|wanted| wanted == backend.id.as_str())
-    });
-    // What was emptied may have been shut down since.
-    let held_back = row.wanted_backend.as_ref().is_some_and(|wanted| modes.contains_key(wanted));
-    if capable.is_empty() && !held_back {
-        return WaitingFor::NoCapableBackend;
-    }
-    capable.retain(|backend| !modes.contains_key(backend.id.as_str()));
-    if capable.is_empty() {
-        WaitingFor::Paused
-    } else if capable.iter().all(|backend| matches!(backend.state, Condition::Down | Condition::Quarantined))
-    {
-        WaitingFor::BackendDown
-    } else if position <= 1
-        && capable.iter().all(|backend| matches!(backend.state, Condition::Foreign | Condition::Down))
-    {
-        WaitingFor::ForeignWork
-    } else {
-        WaitingFor::Ahead
-    }
 }

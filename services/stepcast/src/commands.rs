@@ -27,6 +27,7 @@ struct Job {
     total_duration: Option<f64>,
     position: Option<i64>,
     waiting_for: Option<String>,
+    estimated_wait_seconds: Option<f64>,
     #[serde(default)]
     cancelling: bool,
     #[serde(default)]
@@ -154,9 +155,20 @@ fn state(job: &Job) -> String {
             // To be behind others needs no words: the place says it.
             let why = job.waiting_for.as_deref().filter(|why| *why != "ahead");
             let why = why.map(|why| format!(": {}", why.replace('_', " "))).unwrap_or_default();
-            format!("pending, place {place}{why}")
+            let wait =
+                job.estimated_wait_seconds.map(|seconds| format!(", {}", about(seconds))).unwrap_or_default();
+            format!("pending, place {place}{wait}{why}")
         }
         (status, _) => status.to_string(),
+    }
+}
+
+/// A time that is estimated, and told as exactly as that is.
+fn about(seconds: f64) -> String {
+    if seconds < 90.0 {
+        format!("in about {seconds:.0} s")
+    } else {
+        format!("in about {:.0} min", seconds / 60.0)
     }
 }
 
@@ -190,6 +202,11 @@ mod tests {
         assert_eq!(state(&job(json!({ "position": 2, "waiting_for": "ahead" }))), "pending, place 2");
         let down = job(json!({ "position": 1, "waiting_for": "backend_down" }));
         assert_eq!(state(&down), "pending, place 1: backend down");
+        let known = job(json!({ "position": 3, "waiting_for": "ahead", "estimated_wait_seconds": 12.4 }));
+        assert_eq!(state(&known), "pending, place 3, in about 12 s");
+        let swap =
+            job(json!({ "position": 9, "waiting_for": "model_swap", "estimated_wait_seconds": 601.0 }));
+        assert_eq!(state(&swap), "pending, place 9, in about 10 min: model swap");
         assert_eq!(state(&job(json!({ "status": "running", "progress": 0.437 }))), "running 43 %");
         assert_eq!(state(&job(json!({ "status": "running", "cancelling": true }))), "cancelling");
         assert_eq!(state(&job(json!({ "status": "failed" }))), "failed");

@@ -1,5 +1,7 @@
 //! Rows of jobs: written on accept, read by everybody.
 
+pub mod queue;
+
 use std::collections::HashMap;
 
 use sqlx::{Any, AnyConnection, AnyExecutor, AnyPool, Row as _};
@@ -8,6 +10,7 @@ use stepcast_shared::job::{JobRequest, Priority};
 use stepcast_shared::messages::Status;
 
 use super::{Dialect, sql};
+use crate::outlook::megapixel_steps;
 
 /// A job as the database holds it.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -86,8 +89,8 @@ pub async fn insert(connection: &mut AnyConnection, job: &NewJob<'_>) -> sqlx::R
     sqlx::query(
         "INSERT INTO jobs (id, owner, status, attempt, seq, request, params, priority, pool, label, model, \
          wanted_backend, batch_id, max_attempts, deadline_at, created_at, not_before, cancelling, lease_until, \
-         give_backs, message) \
-         VALUES ($1, $2, 'pending', 0, 0, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, 0, 0, 0, $14)",
+         give_backs, message, work) \
+         VALUES ($1, $2, 'pending', 0, 0, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, 0, 0, 0, $14, $15)",
     )
     .bind(job.id.to_string())
     .bind(job.owner.as_str())
@@ -103,6 +106,7 @@ pub async fn insert(connection: &mut AnyConnection, job: &NewJob<'_>) -> sqlx::R
     .bind(deadline_at)
     .bind(job.created_at)
     .bind(job.message)
+    .bind(megapixel_steps(job.request))
     .execute(connection)
     .await?;
     Ok(())
