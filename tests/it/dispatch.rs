@@ -1,5 +1,6 @@
 //! Who runs what, when, and where.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -8,7 +9,7 @@ use stepcast_sdnext_sim::{Config, Fault};
 use stepcast_tests::client::Http;
 use stepcast_tests::process::binary;
 use stepcast_tests::sim::Sim;
-use stepcast_tests::stack::Stack;
+use stepcast_tests::stack::{Setup, Stack};
 use stepcast_tests::wait::{until, within};
 use tokio::process::Command;
 
@@ -63,8 +64,36 @@ async fn work_for_the_loaded_checkpoint_goes_first() {
     for (prompt, model) in [("b1", "tiny-sd-b"), ("a1", "tiny-sd"), ("b2", "tiny-sd-b"), ("a2", "tiny-sd")] {
         http.submit(&job(prompt, &json!({"model": format!("Diffusers/{model}")}))).await;
     }
+    let waiting = http.get("/generation/jobs?status=pending").await.json;
+    let reasons: BTreeMap<&str, &Value> = waiting["jobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|job| (job["params"]["prompt"].as_str().unwrap(), &job["waiting_for"]))
+        .collect();
+    let (ahead, swap) = (&json!("ahead"), &json!("model_swap"));
+    assert_eq!(reasons, BTreeMap::from([("a1", ahead), ("a2", ahead), ("b1", swap), ("b2", swap)]));
     assert_eq!(order_of(&sim, 5).await, ["first", "a1", "a2", "b1", "b2"]);
     assert_eq!(sim.truth().loads, 1, "one change of checkpoint, not three");
+}
+
+#[tokio::test]
+async fn a_job_that_is_passed_over_for_its_checkpoint_says_so_until_its_turn_has_come() {
+    let sim = Sim::start(Duration::from_millis(300)).await.unwrap();
+    let api = vec![("STEPCAST_MAX_AFFINITY_WAIT", "6s".to_owned())];
+    let setup = Setup { api, ..Setup::default() };
+    let stack = Stack::start_on(setup, &[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    http.submit(&job("first", &json!({"steps": 160, "model": "Diffusers/tiny-sd"}))).await;
+    until("the first one renders", async || sim.truth().running).await;
+    let other = http.submit(&job("other", &json!({"model": "Diffusers/tiny-sd-b"}))).await;
+    let reason = async || http.job(&other).await["waiting_for"].as_str().map(str::to_owned);
+    assert_eq!(reason().await.as_deref(), Some("ahead"), "nothing goes before it");
+    http.submit(&job("loaded", &json!({"model": "Diffusers/tiny-sd"}))).await;
+    for expected in ["model_swap", "ahead"] {
+        until(expected, async || (reason().await.as_deref() == Some(expected)).then_some(())).await;
+    }
+    assert_eq!(order_of(&sim, 3).await, ["first", "other", "loaded"]);
 }
 
 #[tokio::test]

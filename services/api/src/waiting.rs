@@ -13,12 +13,17 @@ use crate::outlook::Outlook;
 use crate::state::AppState;
 
 /// Why a job waits: the first of these that holds, in the order `no_capable_backend`, `paused`, `backend_down`,
-/// `foreign_work`, `ahead`.
+/// `foreign_work`, `model_swap`, `ahead`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitingFor {
     /// Others are served first.
     Ahead,
+    /// Others that came later go first, because of its checkpoint: it asks for one that no backend has loaded which is
+    /// idle or busy for us and could take it, and one of these backends will rather take a later job of the same
+    /// priority that needs no other checkpoint than the loaded one. That ends `STEPCAST_MAX_AFFINITY_WAIT` after the
+    /// job was accepted: then it is served in turn, and its checkpoint is loaded for it.
+    ModelSwap,
     /// No backend could take it, whatever waits.
     NoCapableBackend,
     /// Every backend that could take it is paused, or to be emptied.
@@ -65,6 +70,8 @@ impl Lookout {
             WaitingFor::BackendDown
         } else if position <= 1 && all([BackendCondition::Foreign, BackendCondition::Down]) {
             WaitingFor::ForeignWork
+        } else if self.outlook.is_passed_over(&row.id) {
+            WaitingFor::ModelSwap
         } else {
             WaitingFor::Ahead
         }
@@ -74,7 +81,7 @@ impl Lookout {
     /// was measured yet, or nothing takes it. `position` and `reason` are its own.
     pub fn seconds(&self, row: &JobRow, position: i64, reason: WaitingFor) -> Option<f64> {
         match reason {
-            WaitingFor::Ahead if row.cancelling == 0 => {
+            WaitingFor::Ahead | WaitingFor::ModelSwap if row.cancelling == 0 => {
                 let seconds =
                     self.outlook.seconds(&row.id, &row.pool, row.wanted_backend.as_deref(), position)?;
                 Some((seconds * 10.0).round() / 10.0)

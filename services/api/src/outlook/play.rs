@@ -1,6 +1,6 @@
 //! The queue played through: which backend would take which job when, by the rules that claims are granted by.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::timings::Timings;
 
@@ -44,6 +44,7 @@ pub struct Waiting {
 #[derive(Clone, Debug, Default)]
 pub struct Outlook {
     starts: HashMap<String, f64>,
+    passed_over: HashSet<String>,
     /// When each backend would have nothing left to do.
     afterwards: Vec<Server>,
     /// Jobs that were looked at, and whether there are more.
@@ -78,6 +79,7 @@ impl Outlook {
         affinity_wait: f64,
         whole: bool,
     ) -> Self {
+        let passed_over = passed_over(queue, &servers, affinity_wait);
         let mut game = Game {
             queue,
             timings,
@@ -90,7 +92,7 @@ impl Outlook {
         game.take_up_held();
         game.run();
         let Game { starts, servers: afterwards, .. } = game;
-        Self { starts, afterwards, jobs: queue.len(), whole }
+        Self { starts, passed_over, afterwards, jobs: queue.len(), whole }
     }
 
     /// Seconds until a job is taken, as far as that can be told; 0 if it has been.
@@ -105,6 +107,12 @@ impl Outlook {
         let soonest = free.filter_map(|server| server.free_in).min_by(f64::total_cmp)?;
         let further = if self.whole { 1.0 } else { place as f64 / self.jobs.max(1) as f64 };
         Some(soonest * further.max(1.0))
+    }
+
+    /// Whether a later job goes first because its checkpoint is loaded where this one's is not: see
+    /// [`WaitingFor::ModelSwap`](crate::waiting::WaitingFor::ModelSwap).
+    pub fn is_passed_over(&self, id: &str) -> bool {
+        self.passed_over.contains(id)
     }
 }
 
@@ -210,6 +218,30 @@ impl Game<'_> {
     }
 }
 
+/// The jobs that are passed over: no backend that could take them has their checkpoint loaded, and one that could takes
+/// a later job of the same priority first. Holds whether or not any time is known.
+fn passed_over(queue: &[Waiting], servers: &[Server], affinity_wait: f64) -> HashSet<String> {
+    let waits = |job: &Waiting| job.held_by.is_none() && job.pause <= 0.0;
+    let mut last_favoured: HashMap<(usize, i64), usize> = HashMap::new();
+    for (index, job) in queue.iter().enumerate().filter(|(_, job)| waits(job)) {
+        for (number, server) in servers.iter().enumerate() {
+            if server.is_for(job) && server.has_loaded(job) {
+                last_favoured.insert((number, job.priority), index);
+            }
+        }
+    }
+    let is_passed_over = |index: usize, job: &Waiting| {
+        let mut capable = servers.iter().enumerate().filter(|(_, server)| server.is_for(job)).peekable();
+        capable.peek().is_some()
+            && capable.clone().all(|(_, server)| !server.has_loaded(job))
+            && capable.any(|(number, _)| {
+                last_favoured.get(&(number, job.priority)).is_some_and(|favoured| *favoured > index)
+            })
+    };
+    let waiting = queue.iter().enumerate().filter(|(_, job)| waits(job) && job.waited < affinity_wait);
+    waiting.filter(|(index, job)| is_passed_over(*index, job)).map(|(_, job)| job.id.clone()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::timings::Sample;
@@ -280,6 +312,7 @@ mod tests {
             starts(&outlook, ["a1", "a2", "any", "b"]),
             [Some(0.0), Some(10.0), Some(20.0), Some(30.0)]
         );
+        assert!(outlook.is_passed_over("b") && !outlook.is_passed_over("a1"));
 
         let mut queue = queue;
         queue[0].waited = MINUTE - 15.0;
@@ -288,6 +321,22 @@ mod tests {
             starts(&outlook, ["a1", "a2", "b", "any"]),
             [Some(0.0), Some(10.0), Some(20.0), Some(30.0)]
         );
+        queue[0].waited = MINUTE;
+        assert!(!play(&queue, vec![server("gpu", Some("A"), Some(0.0))]).is_passed_over("b"));
+    }
+
+    #[test]
+    fn nobody_is_passed_over_where_its_checkpoint_is_loaded_or_nothing_later_profits() {
+        let queue = [for_model("b", "B"), for_model("a", "A")];
+        let servers = || vec![server("one", Some("A"), Some(0.0)), server("two", Some("B"), None)];
+        assert!(!play(&queue, servers()).is_passed_over("b"), "`two` takes it as it is");
+        let gpu = || vec![server("gpu", Some("A"), None)];
+        assert!(play(&queue, gpu()).is_passed_over("b"), "no time needs to be known for that");
+        assert!(!play(&queue[..1], gpu()).is_passed_over("b"));
+        let first = Waiting { priority: 2, ..for_model("a", "A") };
+        assert!(!play(&[first, for_model("b", "B")], gpu()).is_passed_over("b"), "that is its turn anyway");
+        let elsewhere = Waiting { pool: "other".to_owned(), ..for_model("a", "A") };
+        assert!(!play(&[for_model("b", "B"), elsewhere], gpu()).is_passed_over("b"));
     }
 
     #[test]
