@@ -4,6 +4,7 @@
 
 #![warn(missing_docs)]
 
+pub mod address;
 pub mod config;
 pub mod events;
 pub mod health;

@@ -1,5 +1,7 @@
 //! One way to reach NATS, and one place that says which streams and buckets exist.
 
+mod connection;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -7,14 +9,15 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, Republish, RetentionPolicy};
 use async_nats::jetstream::{self, kv};
-use async_nats::{Client, ConnectOptions, HeaderMap};
+use async_nats::{Client, HeaderMap};
 use futures_util::StreamExt;
 use futures_util::future::{try_join, try_join_all};
 use serde::Serialize;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 
-use crate::config::NatsConfig;
+use self::connection::RECONNECT_DELAY;
+pub use self::connection::{Connection, Gaps, Login, Servers, connect, open};
 use crate::subjects;
 
 /// How long events are kept: long enough for a consumer that was away over a holiday weekend.
@@ -24,56 +27,12 @@ pub const LEASE_MAX_AGE: Duration = Duration::from_secs(30);
 /// Largest number of subjects in one [`multi_last`]; the server answers 413 from 1,025.
 pub const MULTI_LAST_LIMIT: usize = 500;
 
-/// How often a client that lost its server tries again: a watcher should not see more than this of a restart.
-const RECONNECT_DELAY: Duration = Duration::from_millis(250);
-/// Longest wait for a first connection. Services start together; whoever is first waits for the broker.
-const FIRST_CONNECTION: Duration = Duration::from_secs(30);
 /// How long a cluster may take to find all its servers and a leader; three times what was measured.
 const SETTLING: Duration = Duration::from_secs(30);
 /// How long the making of a stream may go unanswered.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 /// Copies of everything on a cluster.
 const REPLICAS: usize = 3;
-
-/// Connects, waiting up to 30 s for the server to appear.
-pub async fn connect(service: &str, config: &NatsConfig) -> anyhow::Result<Client> {
-    let options = || {
-        let options = ConnectOptions::new()
-            .name(format!("stepcast-{service}"))
-            .max_reconnects(None)
-            .reconnect_delay_callback(|_| RECONNECT_DELAY)
-            .request_timeout(Some(Duration::from_secs(5)))
-            .event_callback(|event| async move {
-                match event {
-                    async_nats::Event::Connected => info!("connected to nats"),
-                    async_nats::Event::Disconnected => warn!("lost the connection to nats"),
-                    async_nats::Event::SlowConsumer(_) => {
-                        metrics::counter!("stepcast_nats_slow_consumer_total").increment(1);
-                        warn!("a nats subscription overflowed");
-                    }
-                    // What a process does when it stops.
-                    async_nats::Event::Closed | async_nats::Event::Draining => {}
-                    other => warn!(event = %other, "nats reports"),
-                }
-            });
-        match (&config.nats_user, &config.nats_password) {
-            (Some(user), Some(password)) => options
-                .user_and_password(user.clone(), secrecy::ExposeSecret::expose_secret(password).to_owned()),
-            _ => options,
-        }
-    };
-    let urls: Vec<&str> = config.nats_url.split(',').map(str::trim).collect();
-    let deadline = Instant::now() + FIRST_CONNECTION;
-    loop {
-        match options().connect(urls.as_slice()).await {
-            Ok(client) => return Ok(client),
-            Err(error) if Instant::now() >= deadline => {
-                return Err(error).with_context(|| format!("no NATS server answers at {}", config.nats_url));
-            }
-            Err(_) => tokio::time::sleep(RECONNECT_DELAY).await,
-        }
-    }
-}
 
 /// Creates or updates every stream and bucket, then checks that the server does what the design rests on.
 ///

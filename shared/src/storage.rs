@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use tracing::info;
@@ -15,6 +15,11 @@ use url::Url;
 /// takes region, credentials and the like from the usual variables (`AWS_REGION`, `AWS_ACCESS_KEY_ID`,
 /// `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT_URL`, ...); it is not looked at before its first use.
 pub fn open(url: &Url) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    ensure!(
+        url.username().is_empty() && url.password().is_none(),
+        "the address of the images takes no user and no password; a bucket's are read from AWS_ACCESS_KEY_ID and \
+         AWS_SECRET_ACCESS_KEY"
+    );
     match url.scheme() {
         "file" => folder(url),
         "s3" => bucket(url),
@@ -70,6 +75,8 @@ mod tests {
         let refused = |url: &str| open(&url.parse().unwrap()).unwrap_err().to_string();
         assert!(refused("gs://bucket/images").contains("not under gs://"));
         assert!(refused("file://host/images").contains("names no folder on this machine"));
+        let login = refused("s3://key:hunter2@bucket/images");
+        assert!(login.contains("AWS_SECRET_ACCESS_KEY") && !login.contains("hunter2"), "{login}");
         #[cfg(not(feature = "s3"))]
         assert!(refused("s3://bucket/images").contains("--features s3"));
     }

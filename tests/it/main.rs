@@ -16,6 +16,7 @@ mod quarantine;
 mod recorded;
 mod recovery;
 mod retention;
+mod secrets;
 mod shutdown;
 mod storage;
 mod twelve_jobs;

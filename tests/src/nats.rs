@@ -14,14 +14,21 @@ pub struct NatsServer {
     process: Process,
     folder: TempDir,
     port: u16,
+    arguments: Vec<String>,
 }
 
 impl NatsServer {
     /// Starts one, and waits until it listens.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`NatsServer::start`], with further arguments.
+    pub async fn start_with(arguments: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let (process, port) = launch(folder.path(), None).await?;
-        Ok(Self { process, folder, port })
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let (process, port) = launch(folder.path(), None, &arguments).await?;
+        Ok(Self { process, folder, port, arguments })
     }
 
     /// Its address.
@@ -36,7 +43,7 @@ impl NatsServer {
 
     /// Starts it again where it was, after it was stopped or killed.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
-        (self.process, _) = launch(self.folder.path(), Some(self.port)).await?;
+        (self.process, _) = launch(self.folder.path(), Some(self.port), &self.arguments).await?;
         Ok(())
     }
 }
@@ -51,7 +58,7 @@ pub fn server_binary() -> PathBuf {
     if venv.exists() { venv } else { "nats-server".into() }
 }
 
-async fn launch(folder: &Path, port: Option<u16>) -> anyhow::Result<(Process, u16)> {
+async fn launch(folder: &Path, port: Option<u16>, arguments: &[String]) -> anyhow::Result<(Process, u16)> {
     let ports = folder.join("ports");
     std::fs::create_dir_all(&ports)?;
     for old in std::fs::read_dir(&ports)? {
@@ -60,6 +67,7 @@ async fn launch(folder: &Path, port: Option<u16>) -> anyhow::Result<(Process, u1
     let mut command = Command::new(server_binary());
     command.args(["-a", "127.0.0.1", "-p"]).arg(port.map_or("-1".to_owned(), |port| port.to_string()));
     command.arg("-js").arg("-sd").arg(folder.join("jetstream")).arg("--ports_file_dir").arg(&ports);
+    command.args(arguments);
     let process = Process::start("nats-server", &mut command)?;
     let port = until("nats-server listens", async || read_port(&ports)).await;
     tokio::net::TcpStream::connect(("127.0.0.1", port)).await.context("nats-server listens")?;

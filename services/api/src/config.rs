@@ -26,8 +26,8 @@ pub struct ApiConfig {
     /// Database: `sqlite://FILE` or `postgres://USER:PASSWORD@HOST/NAME`.
     #[arg(long, env = "STEPCAST_DATABASE_URL", hide_env_values = true)]
     pub database_url: SecretString,
-    /// Where images are kept: `file:///FOLDER`, or `s3://BUCKET/PREFIX` where that is built in, or `s3://BUCKET/PREFIX` if that was built in.
-    #[arg(long, env = "STEPCAST_IMAGES_URL")]
+    /// Where images are kept: `file:///FOLDER`, or `s3://BUCKET/PREFIX` where that is built in.
+    #[arg(long, env = "STEPCAST_IMAGES_URL", hide_env_values = true)]
     pub images_url: Url,
     #[command(flatten)]
     pub origins: OriginConfig,

@@ -1,14 +1,13 @@
 //! The api as a process.
 
-use clap::Parser as _;
 use stepcast_api::Config;
 use stepcast_shared::shutdown::Supervisor;
-use stepcast_shared::telemetry;
+use stepcast_shared::{config, telemetry};
 use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let config = Config::parse();
+    let config: Config = config::parse();
     let metrics = telemetry::init(&config.telemetry)?;
     let listener = TcpListener::bind(config.listen.listen).await?;
     let supervisor = Supervisor::new(config.listen.shutdown_grace);

@@ -1,15 +1,14 @@
 //! The gateway as a process of its own.
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use stepcast_gateway::Config;
 use stepcast_shared::shutdown::Supervisor;
-use stepcast_shared::telemetry;
+use stepcast_shared::{config, telemetry};
 use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let config = Config::parse();
+    let config: Config = config::parse();
     let metrics = telemetry::init(&config.telemetry)?;
     let listen = config.listen.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;

@@ -45,7 +45,7 @@ pub struct PollerConfig {
     #[arg(long, env = "STEPCAST_POOLS", value_delimiter = ',', default_value = "default")]
     pub pools: Vec<Pool>,
     /// Where images are kept: `file:///FOLDER`, or `s3://BUCKET/PREFIX` where that is built in.
-    #[arg(long, env = "STEPCAST_IMAGES_URL")]
+    #[arg(long, env = "STEPCAST_IMAGES_URL", hide_env_values = true)]
     pub images_url: Url,
     /// Where learnt timings are kept; without it they are learnt again after each start.
     #[arg(long, env = "STEPCAST_WEIGHTS_DIR")]

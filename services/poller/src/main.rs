@@ -1,14 +1,13 @@
 //! The poller as a process.
 
-use clap::Parser as _;
 use stepcast_poller::Config;
 use stepcast_shared::shutdown::Supervisor;
-use stepcast_shared::telemetry;
+use stepcast_shared::{config, telemetry};
 use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let config = Config::parse();
+    let config: Config = config::parse();
     let metrics = telemetry::init(&config.telemetry)?;
     let listener = TcpListener::bind(config.listen).await?;
     let supervisor = Supervisor::new(config.shutdown_grace);

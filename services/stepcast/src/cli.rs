@@ -100,14 +100,19 @@ pub struct Up {
         hide_env_values = true
     )]
     pub sdnext: Vec<BackendSpec>,
-    /// A running NATS server to use instead of starting one.
-    #[arg(long, env = "STEPCAST_NATS_URL", value_name = "URL")]
+    /// A running NATS server to use instead of starting one; `user:password@` or `token@` in the URL logs in.
+    #[arg(long, env = "STEPCAST_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats_url: Option<String>,
     /// User name for it.
-    #[arg(long, env = "STEPCAST_NATS_USER", requires = "nats_url")]
+    #[arg(long, env = "STEPCAST_NATS_USER", requires_all = ["nats_url", "nats_password"])]
     pub nats_user: Option<String>,
     /// Password for it.
-    #[arg(long, env = "STEPCAST_NATS_PASSWORD", hide_env_values = true, requires = "nats_url")]
+    #[arg(
+        long,
+        env = "STEPCAST_NATS_PASSWORD",
+        hide_env_values = true,
+        requires_all = ["nats_url", "nats_user"]
+    )]
     pub nats_password: Option<SecretString>,
     /// The `nats-server` to start [default: the one on PATH, or in `.venv/bin`].
     #[arg(long, env = "STEPCAST_NATS_SERVER", value_name = "PATH")]
@@ -116,7 +121,7 @@ pub struct Up {
     #[arg(long, env = "STEPCAST_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<SecretString>,
     /// Where images are kept, `file:///FOLDER`, or `s3://BUCKET/PREFIX` where that is built in [default: a folder in the data directory].
-    #[arg(long, env = "STEPCAST_IMAGES_URL", value_name = "URL")]
+    #[arg(long, env = "STEPCAST_IMAGES_URL", value_name = "URL", hide_env_values = true)]
     pub images_url: Option<Url>,
     /// What to log to standard error [default: `warn` on a terminal, otherwise `info`].
     #[arg(long, env = "STEPCAST_LOG")]
@@ -143,7 +148,7 @@ pub struct Surroundings {
 pub struct Server {
     /// The Stepcast to talk to.
     #[arg(long, env = "STEPCAST_SERVER", value_name = "URL", default_value = "http://127.0.0.1:8000",
-        value_parser = parse_server)]
+        value_parser = parse_server, hide_env_values = true)]
     pub server: Url,
 }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use reqwest::{RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use stepcast_shared::address::without_credentials;
 use stepcast_shared::problem::Problem;
 use url::{Host, Url};
 
@@ -146,11 +147,11 @@ impl Client {
 
     async fn send(&self, request: RequestBuilder) -> Result<Bytes, Error> {
         let away = |error: reqwest::Error| Error::Unreachable {
-            server: self.base.to_string(),
+            server: without_credentials(self.base.as_str()),
             reason: innermost(&error),
         };
         let answer = request.send().await.map_err(away)?;
-        let (status, url) = (answer.status(), answer.url().to_string());
+        let (status, url) = (answer.status(), without_credentials(answer.url().as_str()));
         let body = answer.bytes().await.map_err(away)?;
         if status.is_success() { Ok(body) } else { Err(refusal(status, url, &body)) }
     }
@@ -165,7 +166,7 @@ fn refusal(status: StatusCode, url: String, body: &[u8]) -> Error {
 
 fn decode<T: DeserializeOwned>(url: &Url, body: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(body)
-        .map_err(|_| Error::NotStepcast { url: url.to_string(), answer: shortened(body) })
+        .map_err(|_| Error::NotStepcast { url: without_credentials(url.as_str()), answer: shortened(body) })
 }
 
 fn shortened(body: &[u8]) -> String {

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use stepcast::cli::{Cli, Command};
+use stepcast_shared::config;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = config::parse();
     if let Command::NatsChild(args) = &cli.command {
         return stepcast::report(&stepcast::nats_child::become_server(args), false);
     }

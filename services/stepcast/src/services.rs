@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use stepcast_api::ApiConfig;
 use stepcast_gateway::GatewayConfig;
 use stepcast_poller::{BackendSpec, PollerConfig};
-use stepcast_shared::config::NatsConfig;
+use stepcast_shared::config::{self, NatsConfig};
 use stepcast_shared::health::{self, ReadyCheck};
 use stepcast_shared::shutdown::Supervisor;
 use stepcast_shared::{nats, server};
@@ -58,9 +58,10 @@ pub async fn build(
     nats::prepare(client).await.context("NATS is not ready for Stepcast")?;
     let (api_routes, api_check) =
         stepcast_api::build(&api, client.clone(), supervisor).await.context("the api cannot start")?;
-    let (gateway_routes, gateway_check) = stepcast_gateway::build(&gateway, &settings.nats, client.clone(), supervisor)
+    let (gateway_routes, gateway_check) =
+        stepcast_gateway::build(&gateway, &settings.nats, client.clone(), supervisor)
             .await
-        .context("the gateway cannot start")?;
+            .context("the gateway cannot start")?;
     let poller_check = stepcast_poller::build(&poller, client.clone(), supervisor)
         .await
         .context("the poller cannot start")?;
@@ -76,6 +77,7 @@ fn section<T: Args>(name: &'static str, arguments: &[&str]) -> anyhow::Result<T>
     let command = T::augment_args(clap::Command::new(name));
     let matches = command
         .try_get_matches_from(std::iter::once(&name).chain(arguments))
+        .map_err(config::without_secrets)
         .with_context(|| format!("the settings of the {name} cannot be understood"))?;
     T::from_arg_matches(&matches).with_context(|| format!("the settings of the {name} cannot be understood"))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde::Deserialize;
 use serde_json::Value;
+use stepcast_shared::address::without_credentials;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -56,11 +57,12 @@ enum OfConnection {
 impl Connection {
     /// Connects, and sends what is to be subscribed to.
     pub async fn open(url: &Url, messages: &[Value]) -> Result<Self, Error> {
-        let away = |reason: String| Error::Unreachable { server: url.to_string(), reason };
+        let shown = without_credentials(url.as_str());
+        let away = |reason: String| Error::Unreachable { server: shown.clone(), reason };
         let (stream, _) = match timeout(CONNECT, connect_async(url.as_str())).await {
             Ok(Ok(connected)) => connected,
             Ok(Err(tungstenite::Error::Http(answer))) if !answer.status().is_server_error() => {
-                return Err(Error::NotStepcast { url: url.to_string(), answer: answer.status().to_string() });
+                return Err(Error::NotStepcast { url: shown, answer: answer.status().to_string() });
             }
             Ok(Err(error)) => return Err(away(innermost(&error))),
             Err(_) => return Err(away("no answer in time".to_owned())),
