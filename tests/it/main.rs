@@ -10,6 +10,7 @@ mod failures;
 mod faults;
 mod gap;
 mod http;
+mod overflow;
 mod people;
 mod postgres;
 mod quarantine;
