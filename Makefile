@@ -8,7 +8,7 @@ SHELL := /bin/bash
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help up test bench bench-gateway soak fmt lint build clean tools-cargo tools-nats tools-postgres tools-s3 tools-python tools-browser
+.PHONY: help up test bench bench-gateway soak fmt lint build clean tools-cargo tools-nats tools-postgres tools-s3 tools-python tools-browser tools-bench
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,7 +25,7 @@ bench: tools-cargo tools-nats ## Measure; prints ratios and figures of one run
 	cargo build --release --locked --bins
 	target/release/stepcast-bench $(ARGS)
 
-bench-gateway: tools-cargo tools-nats ## Measure the gateway beside its peers, and write docs/BENCHMARKS.md; ARGS narrow it
+bench-gateway: tools-cargo tools-nats tools-bench ## Measure the gateway beside its peers, and write docs/BENCHMARKS.md; ARGS narrow it
 	cargo build --release --locked -p stepcast-gateway -p stepcast-gateway-bench
 	target/release/stepcast-gateway-bench --write docs/BENCHMARKS.md $(ARGS)
 
@@ -62,3 +62,6 @@ tools-python:
 
 tools-browser:
 	@./.ci/install browser
+
+tools-bench:
+	@./.ci/install bench

@@ -35,6 +35,7 @@ pub struct Backdrop {
     /// Jobs that have started, as the event stream knows.
     pub jobs: Vec<JobId>,
     active: Arc<AtomicUsize>,
+    client: Client,
     answering: Option<Runtime>,
     _folder: TempDir,
 }
@@ -49,7 +50,7 @@ impl Backdrop {
         command.args(["-a", "127.0.0.1", "-p", "-1", "-js", "-sd"]).arg(folder.path().join("jetstream"));
         command.arg("--ports_file_dir").arg(&ports);
         let broker = Server::start("nats-server", &mut command, verbose)?;
-        let port = wait_for_port(&ports)?;
+        let port = self::ports(&ports)?.nats;
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let client = runtime.block_on(async {
             let client = nats::connect("bench", &NatsConfig::at(format!("nats://127.0.0.1:{port}"))).await?;
@@ -62,14 +63,24 @@ impl Backdrop {
         #[expect(clippy::disallowed_methods, reason = "the runtime owns it, and ends with the backdrop")]
         {
             let _entered = runtime.enter();
-            tokio::spawn(answer(client, jobs.clone(), Arc::clone(&active)));
+            tokio::spawn(answer(client.clone(), jobs.clone(), Arc::clone(&active)));
         }
-        Ok(Self { broker, port, jobs, active, answering: Some(runtime), _folder: folder })
+        Ok(Self { broker, port, jobs, active, client, answering: Some(runtime), _folder: folder })
     }
 
     /// The first so many jobs are those that api would call active.
     pub fn set_active(&self, jobs: usize) {
         self.active.store(jobs, Relaxed);
+    }
+
+    /// Consumers that JetStream keeps now, of all streams.
+    pub fn consumers(&self) -> anyhow::Result<usize> {
+        let runtime = self.answering.as_ref().context("it has not ended")?;
+        runtime.block_on(async {
+            let context = async_nats::jetstream::new(self.client.clone());
+            let counts = context.streams().map_ok(|stream| stream.state.consumer_count);
+            Ok(counts.try_fold(0, |sum, count| async move { Ok(sum + count) }).await?)
+        })
     }
 
     /// The broker's address.
@@ -92,21 +103,32 @@ pub fn broker_binary() -> PathBuf {
     if installed.exists() { installed.into() } else { "nats-server".into() }
 }
 
-fn wait_for_port(folder: &Path) -> anyhow::Result<u16> {
+/// Where a `nats-server` listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// For its own protocol.
+    pub nats: u16,
+    /// For the same in a WebSocket.
+    pub websocket: Option<u16>,
+}
+
+/// Waits until a `nats-server` has told its ports in this folder.
+pub fn ports(folder: &Path) -> anyhow::Result<Ports> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        if let Some(port) = read_port(folder) {
-            return Ok(port);
+        if let Some(ports) = read_ports(folder) {
+            return Ok(ports);
         }
         anyhow::ensure!(Instant::now() < deadline, "nats-server does not listen");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn read_port(folder: &Path) -> Option<u16> {
+fn read_ports(folder: &Path) -> Option<Ports> {
     let file = std::fs::read_dir(folder).ok()?.next()?.ok()?;
     let ports: Value = serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
-    ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+    let port = |kind: &str| ports[kind][0].as_str()?.rsplit(':').next()?.parse().ok();
+    Some(Ports { nats: port("nats")?, websocket: port("websocket") })
 }
 
 async fn record(client: &Client, jobs: &[JobId]) -> anyhow::Result<()> {

@@ -5,11 +5,23 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, sockopt};
 
-use crate::websocket::{self, CLOSE, Frames, PING, PONG};
+use crate::nats_lines::{Lines, Said};
+use crate::websocket::{self, BINARY, CLOSE, Frames, PING, PONG};
+
+/// What the frames of a server hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speech {
+    /// A message each.
+    Messages,
+    /// NATS's protocol, cut anywhere.
+    Nats,
+}
 
 /// What a client says, and what it must hear before it counts as ready.
 #[derive(Clone, Debug)]
 pub struct Hello {
+    /// What it hears.
+    pub speech: Speech,
     /// The WebSocket handshake; empty for a server without one.
     pub request: Vec<u8>,
     /// What it sends once the handshake is done.
@@ -37,6 +49,8 @@ pub struct Client {
     socket: Option<OwnedFd>,
     /// A frame that has arrived in part.
     carry: Vec<u8>,
+    /// What NATS has said in part, in whole frames.
+    said: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +65,7 @@ enum Stage {
 impl Client {
     /// A client that is not connected.
     pub fn new(hello: Hello) -> Self {
-        Self { hello, stage: Stage::Closed, socket: None, carry: Vec::new() }
+        Self { hello, stage: Stage::Closed, socket: None, carry: Vec::new(), said: Vec::new() }
     }
 
     /// Takes its socket, which is being connected.
@@ -59,6 +73,7 @@ impl Client {
         self.socket = Some(socket);
         self.stage = Stage::Connecting;
         self.carry = Vec::new();
+        self.said = Vec::new();
     }
 
     /// Its socket, while it has one.
@@ -128,11 +143,11 @@ impl Client {
                     self.send(&pong)?;
                 }
                 CLOSE => return Err(close_reason(frame.payload)),
-                _ => {
-                    if !message(frame.payload) {
-                        self.other(frame.payload);
-                    }
-                }
+                _ => match self.hello.speech {
+                    Speech::Messages if message(frame.payload) => {}
+                    Speech::Messages => self.other(frame.payload),
+                    Speech::Nats => self.nats(frame.payload, &mut message)?,
+                },
             }
         }
         self.carry.clear();
@@ -166,6 +181,41 @@ impl Client {
             *snapshots = snapshots.saturating_sub(1);
         }
         self.settle();
+    }
+
+    /// A frame of NATS's protocol.
+    fn nats(&mut self, payload: &[u8], message: &mut impl FnMut(&[u8]) -> bool) -> Result<(), String> {
+        let joined;
+        let text = if self.said.is_empty() {
+            payload
+        } else {
+            joined = [&self.said, payload].concat();
+            &joined
+        };
+        let mut lines = Lines::of(text);
+        for said in lines.by_ref() {
+            match said {
+                Said::Message(payload) => {
+                    message(payload);
+                }
+                Said::Ping => {
+                    let mut pong = Vec::new();
+                    websocket::client_frame(BINARY, b"PONG\r\n", &mut pong);
+                    self.send(&pong)?;
+                }
+                Said::Pong => {
+                    if let Stage::Waiting { confirmed, .. } = &mut self.stage {
+                        *confirmed = true;
+                    }
+                    self.settle();
+                }
+                Said::Error(complaint) => return Err(String::from_utf8_lossy(complaint).into_owned()),
+                Said::Other => {}
+            }
+        }
+        let rest = lines.rest();
+        self.said = rest.to_vec();
+        Ok(())
     }
 
     fn settle(&mut self) {

@@ -1,7 +1,8 @@
 //! Thousands of clients in one thread: sockets in an epoll, one shared read buffer, frames counted where they lie.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,6 +24,8 @@ use crate::publisher::Progress;
 const READ: usize = 128 * 1024;
 /// Sockets looked at per turn.
 const EVENTS: usize = 1024;
+/// Bytes that a narrow client takes in before it reads.
+const NARROW: usize = 4 * 1024;
 /// Connections from one address: below the number of ports that a system gives out.
 const PER_ADDRESS: usize = 20_000;
 
@@ -33,9 +36,30 @@ pub struct Tally {
     pub delivered: u64,
     /// Their age on arrival.
     pub latency: Histogram,
-    /// Connections that ended, and why the last of them did.
+    /// Their bytes.
+    pub bytes: u64,
+    /// From the start of opening to when a client had all that it asked for.
+    pub opening: Histogram,
+    /// Messages that clients which read late were never sent.
+    pub missed: u64,
+    /// Connections that ended.
     pub ended: usize,
-    /// Why.
+    /// Why the last of them did.
+    pub reason: String,
+}
+
+/// What became of clients that stopped reading and then read on.
+#[derive(Debug, Default)]
+pub struct Fate {
+    /// The server had closed them.
+    pub closed: usize,
+    /// They got to the newest message.
+    pub caught_up: usize,
+    /// They were sent no more, and are not at the newest.
+    pub behind: usize,
+    /// Messages left out before one that came.
+    pub missed: u64,
+    /// Why the last was closed.
     pub reason: String,
 }
 
@@ -49,6 +73,10 @@ pub struct Fleet {
     events: Vec<Event>,
     buffer: Vec<u8>,
     waiting: VecDeque<usize>,
+    /// Clients that read late, and the number that each expects next.
+    slow: BTreeMap<usize, u64>,
+    narrow: usize,
+    begun: Instant,
     opening: usize,
     ready: usize,
     /// What was counted since it was last cleared.
@@ -68,9 +96,12 @@ impl Fleet {
             events: Vec::with_capacity(EVENTS),
             buffer: vec![0; READ],
             waiting: VecDeque::new(),
+            slow: BTreeMap::new(),
+            narrow: 0,
+            begun: Instant::now(),
             opening: 0,
             ready: 0,
-            tally: Tally { delivered: 0, latency: Histogram::new(), ended: 0, reason: String::new() },
+            tally: Tally::new(),
         })
     }
 
@@ -83,9 +114,11 @@ impl Fleet {
     ///
     /// Errors if one is refused or cut off, or if it takes longer than `patience`.
     pub fn open(&mut self, at_once: usize, patience: Duration) -> anyhow::Result<()> {
-        let deadline = Instant::now() + patience;
+        self.begun = Instant::now();
+        let deadline = self.begun + patience;
         self.waiting = (0..self.clients.len()).collect();
         (self.opening, self.ready) = (0, 0);
+        self.tally.opening.clear();
         while self.ready < self.clients.len() {
             while self.opening < at_once
                 && let Some(index) = self.waiting.pop_front()
@@ -123,7 +156,62 @@ impl Fleet {
     /// Counts from nothing again.
     pub fn clear(&mut self) {
         self.tally.delivered = 0;
+        self.tally.bytes = 0;
         self.tally.latency.clear();
+    }
+
+    /// Gives every connection up, with a reset.
+    pub fn cut(&mut self) {
+        self.clients.iter_mut().for_each(Client::close);
+    }
+
+    /// These clients stop reading; they hold the publisher no longer.
+    pub fn pause(&mut self, clients: Range<usize>) -> anyhow::Result<()> {
+        for index in clients {
+            if let Some(socket) = self.clients[index].socket() {
+                epoll::delete(&self.epoll, socket)?;
+            }
+            self.slow.insert(index, self.progress[index].swap(u64::MAX, Relaxed));
+        }
+        Ok(())
+    }
+
+    /// Those that had stopped read again, and nothing else, until each has seen all that was published, has been cut
+    /// off, or has heard nothing for so long. What they read is not counted.
+    pub fn resume(&mut self, published: u64, patience: Duration) -> anyhow::Result<Fate> {
+        let (mut fate, mut heard) = (Fate::default(), Instant::now());
+        for &index in self.slow.keys() {
+            if let Some(socket) = self.clients[index].socket() {
+                epoll::add(&self.epoll, socket, EventData::new_u64(index as u64), EventFlags::IN)?;
+            }
+        }
+        let behind = |fleet: &Self| {
+            let mut slow = fleet.slow.iter();
+            slow.any(|(index, next)| *next < published && fleet.clients[*index].socket().is_some())
+        };
+        let mut seen = 0;
+        while behind(self) && heard.elapsed() < patience {
+            self.turn(Duration::from_millis(50))?;
+            let now = self.slow.values().sum();
+            if now != seen {
+                (seen, heard) = (now, Instant::now());
+            }
+        }
+        for (index, next) in &self.slow {
+            match self.clients[*index].socket() {
+                None => fate.closed += 1,
+                Some(_) if *next >= published => fate.caught_up += 1,
+                Some(_) => fate.behind += 1,
+            }
+        }
+        fate.missed = self.tally.missed;
+        fate.reason.clone_from(&self.tally.reason);
+        Ok(fate)
+    }
+
+    /// The last `count` clients get a small receive buffer, so that what they do not read stays with the server.
+    pub fn narrow(&mut self, count: usize) {
+        self.narrow = count;
     }
 
     fn connect(&mut self, index: usize) -> anyhow::Result<()> {
@@ -133,6 +221,9 @@ impl Fleet {
         // Closed with a reset, so that no port is kept waiting.
         sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
         sockopt::set_tcp_nodelay(&socket, true)?;
+        if index >= self.clients.len() - self.narrow {
+            sockopt::set_socket_recv_buffer_size(&socket, NARROW)?;
+        }
         if let Some(from) = u8::try_from(index / PER_ADDRESS).ok().filter(|from| *from > 0) {
             rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, from), 0))?;
         }
@@ -174,17 +265,30 @@ impl Fleet {
             return Ok(());
         }
         let (template, tally, seen) = (&self.template, &mut self.tally, &self.progress[index]);
+        let mut slow = self.slow.get_mut(&index);
         let now = message::now();
-        let heard = client.read(&mut self.buffer, |payload| {
+        let mut single = |payload: &[u8]| {
             let Some(message) = template.read(payload) else { return false };
+            if let Some(expected) = &mut slow {
+                tally.missed += message.number.saturating_sub(**expected);
+                **expected = message.number + 1;
+                return true;
+            }
             tally.delivered += 1;
+            tally.bytes += payload.len() as u64;
             tally.latency.add(message::age(message.sent, now));
             seen.store(message.number + 1, Relaxed);
             true
+        };
+        let heard = client.read(&mut self.buffer, |payload| {
+            single(payload)
+                || template.in_batch(payload).map(|batch| batch.for_each(|it| _ = single(it))).is_some()
         });
         match heard {
             Ok(Heard::Nothing) => {}
             Ok(Heard::Ready) => {
+                let waited = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.tally.opening.add(waited);
                 self.ready += 1;
                 self.opening -= 1;
             }
@@ -200,6 +304,18 @@ impl Fleet {
 }
 
 impl Tally {
+    fn new() -> Self {
+        Self {
+            delivered: 0,
+            latency: Histogram::new(),
+            bytes: 0,
+            opening: Histogram::new(),
+            missed: 0,
+            ended: 0,
+            reason: String::new(),
+        }
+    }
+
     fn end(&mut self, reason: String) {
         self.ended += 1;
         self.reason = reason;

@@ -10,6 +10,8 @@ mod fleet;
 mod histogram;
 mod machine;
 mod message;
+mod nats_lines;
+mod outcome;
 mod pace;
 mod peer;
 mod publisher;
@@ -20,17 +22,18 @@ mod server;
 mod websocket;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum as _};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::backdrop::Backdrop;
-use crate::cell::{Outcome, Terms};
+use crate::cell::Terms;
+use crate::outcome::Outcome;
 use crate::peer::{Peer, Setup};
 use crate::report::Group;
-use crate::scenario::Scenario;
+use crate::scenario::{Case, Scenario};
 use crate::serve::Serve;
 
 /// Measures the gateway beside its peers; prints tables of medians.
@@ -40,14 +43,14 @@ struct Config {
     /// What to measure, separated by commas; everything if absent.
     #[arg(long, value_delimiter = ',')]
     scenario: Vec<Scenario>,
-    /// Which servers, separated by commas; all that are installed if absent.
+    /// Which servers, separated by commas; all if absent. Those that a scenario has no use for are left out there.
     #[arg(long, value_delimiter = ',')]
     peer: Vec<Peer>,
-    /// Rounds, each of which takes every server in turn; the median is told.
+    /// Rounds, each of which takes every server in turn; the median is told. What takes long has one.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// How long each measurement takes, in seconds, after a warm-up.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// At a fixed rate, what is due within so many microseconds is published together.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
@@ -107,28 +110,33 @@ fn measure(config: &Config) -> anyhow::Result<()> {
     if config.baseline.is_none() {
         peers.retain(|peer| *peer != Peer::Baseline);
     }
-    let clients = |scenario: Scenario| config.clients.unwrap_or_else(|| scenario.clients());
-    let jobs = scenarios.iter().map(|scenario| scenario.jobs(clients(*scenario))).max().unwrap_or(1);
+    let plan: Vec<(Scenario, Vec<Case>)> =
+        scenarios.into_iter().map(|scenario| (scenario, scenario.cases(&peers, config.clients))).collect();
+    let cases = plan.iter().flat_map(|(scenario, cases)| cases.iter().map(move |case| (scenario, case)));
+    let jobs = cases.map(|(scenario, case)| scenario.jobs(case.clients)).max();
+    let jobs = jobs.context("none of these servers shows anything in these scenarios")?;
     let backdrop = Backdrop::start(&config.nats_server, jobs, config.verbose)?;
     let beside = std::env::current_exe()?.with_file_name("stepcast-gateway");
     let setup = Setup {
         gateway: config.gateway.clone().unwrap_or(beside),
         baseline: config.baseline.clone(),
         gateway_args: config.gateway_arg.clone(),
+        nats_server: config.nats_server.clone(),
         nats_url: backdrop.url(),
         nats_port: backdrop.port,
         verbose: config.verbose,
     };
-    let machine = machine::describe(&config.nats_server);
+    let machine = machine::describe(&config.nats_server, &setup.gateway);
     println!("{machine}\n");
     let mut document = format!("{machine}\n\n");
-    for scenario in scenarios {
-        let group = rounds(config, scenario, clients(scenario), &peers, &setup, &backdrop);
-        let table = report::table(&group);
+    let begun = Instant::now();
+    for (scenario, cases) in plan.into_iter().filter(|(_, cases)| !cases.is_empty()) {
+        let table = report::table(&rounds(config, scenario, cases, &setup, &backdrop));
         println!("{table}");
         document += &table;
         document.push('\n');
     }
+    eprintln!("measured in {} s", begun.elapsed().as_secs());
     match &config.write {
         Some(path) if config.is_whole() => report::write(path, &document),
         Some(path) => {
@@ -146,12 +154,11 @@ impl Config {
     }
 }
 
-/// All rounds of one scenario. A server that fails is left out of the rest, with its reason in its row.
+/// All rounds of one scenario. A case that fails is left out of the rest, with its reason in its row.
 fn rounds(
     config: &Config,
     scenario: Scenario,
-    clients: usize,
-    peers: &[Peer],
+    cases: Vec<Case>,
     setup: &Setup,
     backdrop: &Backdrop,
 ) -> Group {
@@ -160,15 +167,15 @@ fn rounds(
         tick: Duration::from_micros(config.tick),
         burst: config.burst,
     };
-    let mut measured: Vec<(Peer, Result<Vec<Outcome>, String>)> =
-        peers.iter().map(|peer| (*peer, Ok(Vec::new()))).collect();
-    for round in 1..=config.rounds {
-        for (peer, outcomes) in &mut measured {
+    let mut measured: Vec<(Case, Result<Vec<Outcome>, String>)> =
+        cases.into_iter().map(|case| (case, Ok(Vec::new()))).collect();
+    for round in 1..=scenario.rounds(config.rounds) {
+        for (case, outcomes) in &mut measured {
             let Ok(so_far) = outcomes else { continue };
-            match cell::measure(*peer, scenario, clients, &terms, setup, backdrop) {
+            match cell::measure(*case, scenario, &terms, setup, backdrop) {
                 Ok(outcome) => {
                     if config.verbose {
-                        eprintln!("round {round}: {}: {outcome:?}", peer.title());
+                        eprintln!("round {round}: {}: {outcome:?}", scenario.label(case));
                     }
                     so_far.push(outcome);
                 }
@@ -176,8 +183,8 @@ fn rounds(
             }
         }
     }
-    let rows = measured.into_iter().map(|(peer, all)| (peer, all.map(|all| cell::median(&all)))).collect();
-    Group { scenario, clients, rows }
+    let rows = measured.into_iter().map(|(case, all)| (case, all.map(|all| outcome::median(&all)))).collect();
+    Group { scenario, rows }
 }
 
 /// Every connection needs a file here and one in the server, which inherits the limit.

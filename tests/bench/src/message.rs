@@ -131,6 +131,19 @@ impl Template {
         }
     }
 
+    /// The messages of one that holds many, byte for byte; `None` if it is no such one.
+    pub fn in_batch<'a>(&self, payload: &'a [u8]) -> Option<impl Iterator<Item = &'a [u8]> + use<'a>> {
+        const TYPE: &[u8] = b"{\"type\":\"progress_batch\"";
+        const LIST: &[u8] = b"\"messages\":[";
+        if !payload.starts_with(TYPE) {
+            return None;
+        }
+        let begin = payload.windows(LIST.len()).position(|window| window == LIST)? + LIST.len();
+        let length = self.len();
+        // A comma follows each, or the end of the list.
+        Some(payload[begin..].chunks(length + 1).filter_map(move |chunk| chunk.get(..length)))
+    }
+
     /// Reads a message back; `None` if it is another than this template makes.
     pub fn read(&self, payload: &[u8]) -> Option<Seen> {
         if payload.len() != self.text.len() || payload[..self.job_at] != self.text[..self.job_at] {
@@ -247,6 +260,27 @@ mod tests {
         assert_eq!(template.read(&text), Some(Seen { number: 987_654_321, sent }));
         assert_eq!(template.read(&text[1..]), None);
         assert_eq!(Template::new(Lane::Events).unwrap().read(&text), None);
+    }
+
+    #[test]
+    fn the_messages_of_a_batch_are_read_one_by_one() {
+        let mut template = Template::new(Lane::Progress).unwrap();
+        template.stamp(1_790_000_000_123_456);
+        let mut batch = br#"{"type":"progress_batch","timestamp":"now","data":{"messages":["#.to_vec();
+        for number in [3, 1, 4] {
+            template.fill(&id(JobId::mint()), number);
+            batch.extend_from_slice(template.text());
+            batch.push(b',');
+        }
+        batch.pop();
+        batch.extend_from_slice(b"]}}");
+        let numbers: Vec<u64> = template
+            .in_batch(&batch)
+            .unwrap()
+            .filter_map(|message| Some(template.read(message)?.number))
+            .collect();
+        assert_eq!(numbers, [3, 1, 4]);
+        assert!(template.in_batch(template.text()).is_none());
     }
 
     #[test]

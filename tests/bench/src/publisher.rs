@@ -1,7 +1,7 @@
 //! Publishes the messages of a scenario from a thread of its own, paced or as fast as the slowest client reads.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -45,6 +45,15 @@ pub struct Plan {
 pub enum Feed {
     /// Published on NATS, core, at this port of this machine: what pollers do.
     Nats(u16),
+    /// The same without headers, for clients that could make nothing of them.
+    BareNats(u16),
+    /// A POST for each message over one connection to this port, none waiting for the answer to another; for nchan.
+    Post {
+        /// Where.
+        port: u16,
+        /// To the one channel that everybody listens to, or to a channel for each job.
+        to_all: bool,
+    },
     /// Length, job id and message over one connection to this port, for servers that do not speak NATS: cheaper than
     /// any client of a broker.
     Records(u16),
@@ -58,6 +67,7 @@ pub type Progress = Arc<[AtomicU64]>;
 #[derive(Debug)]
 pub struct Publisher {
     shared: Arc<Shared>,
+    stream: TcpStream,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
@@ -73,10 +83,14 @@ impl Publisher {
         let stream = plan.feed.connect()?;
         let shared = Arc::new(Shared::default());
         let thread = std::thread::Builder::new().name("publisher".to_owned()).spawn({
-            let shared = Arc::clone(&shared);
-            move || run(plan, stream, &progress, &shared)
+            let (shared, stream) = (Arc::clone(&shared), stream.try_clone()?);
+            move || match run(plan, stream, &progress, &shared) {
+                // It was told to end while it waited for a server that no longer reads.
+                Err(_) if shared.stop.load(Relaxed) => Ok(()),
+                result => result,
+            }
         })?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, stream, thread: Some(thread) })
     }
 
     /// Messages published so far.
@@ -86,7 +100,7 @@ impl Publisher {
 
     /// Ends it; errors if it had failed before.
     pub fn stop(mut self) -> anyhow::Result<()> {
-        self.shared.stop.store(true, Relaxed);
+        self.shared.end(&self.stream);
         let thread = self.thread.take().context("stopped once")?;
         thread.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))?
     }
@@ -94,17 +108,28 @@ impl Publisher {
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Relaxed);
+        self.shared.end(&self.stream);
+    }
+}
+
+impl Shared {
+    /// Has the thread end, also one that waits in a write.
+    fn end(&self, stream: &TcpStream) {
+        self.stop.store(true, Relaxed);
+        // Fails if the server is gone, which ends it as well.
+        let _ = stream.shutdown(Shutdown::Write);
     }
 }
 
 impl Feed {
     fn connect(&self) -> anyhow::Result<TcpStream> {
-        let (Self::Nats(port) | Self::Records(port)) = *self;
+        let (Self::Nats(port) | Self::BareNats(port) | Self::Post { port, .. } | Self::Records(port)) = *self;
         let mut stream = TcpStream::connect(("127.0.0.1", port)).context("the publisher cannot connect")?;
         stream.set_nodelay(true)?;
-        if let Self::Nats(_) = self {
-            greet(&mut stream)?;
+        match self {
+            Self::Nats(_) | Self::BareNats(_) => greet(&mut stream)?,
+            Self::Post { .. } => drain(stream.try_clone()?)?,
+            Self::Records(_) => {}
         }
         Ok(stream)
     }
@@ -117,6 +142,16 @@ impl Feed {
                 let header = NATS_HEADER.len() + PLACE_WIDTH + NATS_HEADER_END.len();
                 format!("HPUB {subject} {header} {}\r\n{NATS_HEADER}", header + template.len()).into_bytes()
             }
+            Self::BareNats(_) => {
+                let subject = subjects::job(&Owner::anonymous(), job, template.lane().kind());
+                format!("PUB {subject} {}\r\n", template.len()).into_bytes()
+            }
+            Self::Post { to_all, .. } => {
+                let channel = if *to_all { ALL.to_owned() } else { job.to_string() };
+                let length = template.len();
+                format!("POST /pub/{channel} HTTP/1.1\r\nHost: bench\r\nContent-Length: {length}\r\n\r\n")
+                    .into_bytes()
+            }
             Self::Records(_) => {
                 let id = job.to_string();
                 let length = u32::try_from(id.len() + template.len()).expect("messages are small");
@@ -126,6 +161,8 @@ impl Feed {
     }
 }
 
+/// The topic of those who want all jobs, where a server knows but topics.
+pub const ALL: &str = "*";
 const NATS_HEADER: &str = "NATS/1.0\r\nStepcast-Seq: ";
 const NATS_HEADER_END: &str = "\r\n\r\n";
 
@@ -144,6 +181,16 @@ fn greet(stream: &mut TcpStream) -> anyhow::Result<()> {
         ensure!(read > 0, "NATS refused: {}", String::from_utf8_lossy(&answer));
         answer.extend_from_slice(&part[..read]);
     }
+    Ok(())
+}
+
+/// Reads the answers to what is posted, all of which say the same, until the connection ends: a server that cannot
+/// send its answers takes no further requests. One that refuses is found out by its clients, who hear nothing.
+fn drain(mut stream: TcpStream) -> anyhow::Result<()> {
+    std::thread::Builder::new().name("answers".to_owned()).spawn(move || {
+        let mut buffer = vec![0; 64 * 1024];
+        while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
+    })?;
     Ok(())
 }
 
@@ -183,7 +230,7 @@ fn run(mut plan: Plan, mut stream: TcpStream, progress: &Progress, shared: &Shar
         out.clear();
         published += batch;
         shared.published.store(published, Relaxed);
-        if matches!(plan.feed, Feed::Nats(_)) && listened.elapsed() > LISTEN {
+        if matches!(plan.feed, Feed::Nats(_) | Feed::BareNats(_)) && listened.elapsed() > LISTEN {
             listened = Instant::now();
             listen(&stream, &mut out)?;
         }
@@ -207,7 +254,11 @@ fn encode(
             out.extend_from_slice(template.text());
             out.extend_from_slice(b"\r\n");
         }
-        Feed::Records(_) => out.extend_from_slice(template.text()),
+        Feed::BareNats(_) => {
+            out.extend_from_slice(template.text());
+            out.extend_from_slice(b"\r\n");
+        }
+        Feed::Post { .. } | Feed::Records(_) => out.extend_from_slice(template.text()),
     }
 }
 

@@ -5,67 +5,106 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::cell::Outcome;
-use crate::peer::Peer;
-use crate::scenario::{Load, Scenario};
+use crate::outcome::Outcome;
+use crate::scenario::{Case, Scenario, Shape};
 
 const BEGIN: &str = "<!-- figures: begin -->";
 const END: &str = "<!-- figures: end -->";
 
-/// What one scenario gave: a row for each server that could be measured, a reason for each that could not.
+/// What one scenario gave: a row for each case that could be measured, a reason for each that could not.
 #[derive(Debug)]
 pub struct Group {
     /// Which.
     pub scenario: Scenario,
-    /// With so many clients.
-    pub clients: usize,
     /// Medians.
-    pub rows: Vec<(Peer, Result<Outcome, String>)>,
+    pub rows: Vec<(Case, Result<Outcome, String>)>,
+}
+
+/// A column: its head, and what it says of an outcome.
+type Column = (&'static str, fn(&Outcome) -> String);
+
+const RATE: Column = ("deliveries/s", rate);
+const CPU: Column = ("server CPU s/M", |it| number(it.cpu, 2));
+const P50: Column = ("p50 ms", |it| millis(it.p50));
+const P99: Column = ("p99 ms", |it| millis(it.p99));
+const P999: Column = ("p99.9 ms", |it| millis(it.p999));
+const BROKER: Column = ("broker CPU s/M", |it| number(it.broker_cpu, 2));
+const RESIDENT: Column = ("KiB per connection", |it| number(it.resident, 1));
+
+fn columns(shape: Shape) -> Vec<Column> {
+    match shape {
+        Shape::Delivery => vec![RATE, CPU, P50, P99, P999, ("left out", left_out), BROKER],
+        Shape::Idle => vec![RESIDENT, ("all connected after, s", |it| number(it.opened, 2))],
+        Shape::Growth => vec![RATE, CPU, P50, P99, P999, BROKER, RESIDENT],
+        Shape::Slow => vec![
+            ("p99 ms before", |it| millis(it.p99_before)),
+            ("p99 ms while", |it| millis(it.p99)),
+            ("messages/s to each before", |it| number(it.rate_before, 0)),
+            ("while", |it| number(it.rate, 0)),
+            ("memory grown, MiB", |it| mebi(it.grown)),
+            ("the slow ones", |it| it.fate.clone().unwrap_or_default()),
+        ],
+        Shape::Storm => vec![
+            ("all back after, s", |it| number(it.opened, 2)),
+            ("half, s", |it| number(it.p50.map(seconds), 2)),
+            ("99 of 100, s", |it| number(it.p99.map(seconds), 2)),
+            ("server CPU s", |it| number(it.cores, 2)),
+            ("broker CPU s", |it| number(it.broker_cpu, 2)),
+            ("memory grown, MiB", |it| mebi(it.grown)),
+            ("JetStream consumers", |it| number(it.consumers, 0)),
+        ],
+        Shape::Batch => vec![
+            ("server CPU, cores", |it| number(it.cores, 2)),
+            ("updates delivered/s", |it| number(it.rate, 0)),
+            ("MiB/s", |it| mebi(it.bytes.map(|bytes| bytes / 1_024.0))),
+            P50,
+            P99,
+            ("left out", left_out),
+        ],
+    }
 }
 
 /// One table.
 pub fn table(group: &Group) -> String {
-    let idle = group.scenario.load() == Load::Idle;
-    let mut text = format!("### {}\n\n", group.scenario.title(group.clients));
-    text += if idle {
-        "| server | KiB per connection | all connected after, s |\n| --- | ---: | ---: |\n"
-    } else {
-        "| server | deliveries/s | server CPU s/M | p50 ms | p99 ms | p99.9 ms | left out | broker CPU s/M |\n\
-         | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
-    };
-    for (peer, outcome) in &group.rows {
-        let row = match outcome {
-            Ok(outcome) if idle => {
-                format!("{} | {}", number(outcome.resident, 1), number(outcome.opened, 2))
-            }
-            Ok(outcome) => delivery(outcome, peer.is_floor()),
-            Err(reason) => format!("not measured: {reason}{}", if idle { " |" } else { " | | | | | |" }),
+    let columns = columns(group.scenario.shape());
+    let clients = group.rows.first().map_or(0, |(case, _)| case.clients);
+    let heads: Vec<&str> = columns.iter().map(|(head, _)| *head).collect();
+    let mut text = format!("### {}\n\n| server | {} |\n", group.scenario.title(clients), heads.join(" | "));
+    let _ = writeln!(text, "| --- |{}", " ---: |".repeat(columns.len()));
+    for (case, outcome) in &group.rows {
+        let cells = match outcome {
+            Ok(outcome) => columns.iter().map(|(_, tell)| tell(outcome)).collect::<Vec<_>>().join(" | "),
+            Err(reason) => format!("not measured: {reason}{}", " |".repeat(columns.len() - 1)),
         };
-        let _ = writeln!(text, "| {} | {row} |", peer.title());
+        let _ = writeln!(text, "| {} | {cells} |", group.scenario.label(case));
     }
     text
 }
 
-fn delivery(outcome: &Outcome, is_floor: bool) -> String {
-    let millis = |micros: Option<f64>| number(micros.map(|micros| micros / 1_000.0), 2);
-    let left_out = match outcome.conflated {
-        // Less is what was on its way at the edges of the measurement.
-        Some(share) if share >= 1.0 => format!("{share:.0} %"),
-        Some(_) => "-".to_owned(),
-        None => String::new(),
-    };
+fn rate(outcome: &Outcome) -> String {
     // A server that falls behind a fixed rate is measured on other terms, which must show.
     let behind = matches!((outcome.rate, outcome.wanted), (Some(rate), Some(wanted)) if rate < wanted * 0.97);
-    format!(
-        "{}{} | {} | {} | {} | {} | {left_out} | {}",
-        number(outcome.rate, 0),
-        if behind { " (behind)" } else { "" },
-        number(outcome.cpu, 2),
-        millis(outcome.p50),
-        millis(outcome.p99),
-        millis(outcome.p999),
-        if is_floor { "-".to_owned() } else { number(outcome.broker_cpu, 2) },
-    )
+    format!("{}{}", number(outcome.rate, 0), if behind { " (behind)" } else { "" })
+}
+
+fn left_out(outcome: &Outcome) -> String {
+    match outcome.conflated {
+        // Less is what was on its way at the edges of the measurement.
+        Some(share) if share >= 1.0 => format!("{share:.0} %"),
+        _ => "-".to_owned(),
+    }
+}
+
+fn millis(micros: Option<f64>) -> String {
+    number(micros.map(|micros| micros / 1_000.0), 2)
+}
+
+fn seconds(micros: f64) -> f64 {
+    micros / 1e6
+}
+
+fn mebi(kibi: Option<f64>) -> String {
+    number(kibi.map(|kibi| kibi / 1_024.0), 1)
 }
 
 fn number(value: Option<f64>, digits: usize) -> String {
@@ -99,7 +138,10 @@ fn between(old: &str, text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum as _;
+
     use super::*;
+    use crate::peer::Peer;
 
     #[test]
     fn numbers_are_grouped() {
@@ -121,13 +163,12 @@ mod tests {
 
     #[test]
     fn every_row_has_as_many_cells_as_its_head() {
-        for scenario in [Scenario::IdleOne, Scenario::OneFull] {
-            let rows = vec![
-                (Peer::Gateway, Ok(Outcome::default())),
-                (Peer::Floor, Ok(Outcome::default())),
-                (Peer::Axum, Err("why".to_owned())),
-            ];
-            let table = table(&Group { scenario, clients: 10, rows });
+        for scenario in Scenario::value_variants() {
+            let rows =
+                scenario.cases(Peer::value_variants(), None).into_iter().enumerate().map(|(at, case)| {
+                    (case, if at == 0 { Err("why".to_owned()) } else { Ok(Outcome::default()) })
+                });
+            let table = table(&Group { scenario: *scenario, rows: rows.collect() });
             let cells: Vec<usize> = table
                 .lines()
                 .filter(|line| line.starts_with('|'))

@@ -58,6 +58,11 @@ impl Server {
         }
     }
 
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Processor time used so far, in seconds, by it and its children. Read in hundredths.
     pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
         let ticks = rustix::param::clock_ticks_per_second() as f64;
