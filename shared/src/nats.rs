@@ -10,6 +10,7 @@ use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, P
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, Republish, RetentionPolicy};
 use async_nats::jetstream::{self, kv};
 use async_nats::{Client, HeaderMap};
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use futures_util::future::{try_join, try_join_all};
 use serde::Serialize;
@@ -250,24 +251,40 @@ pub async fn multi_last(
     direct_get(client, stream, &MultiLastRequest { multi_last: subjects }).await
 }
 
+/// From where a stream is read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Behind this sequence.
+    After(u64),
+    /// At the first message that the stream took at this time or later, on its own clock.
+    At(DateTime<Utc>),
+}
+
 #[derive(Serialize)]
 struct AfterRequest<'a> {
-    seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_time: Option<DateTime<Utc>>,
     next_by_subj: &'a str,
     batch: usize,
 }
 
-/// The first messages of a subject (wildcards allowed) after a stream sequence, at most `batch`, in order.
+/// The first messages of a subject (wildcards allowed) from a place on, at most `batch`, in order.
 ///
 /// Errors if the server breaks off or says nothing for 5 s.
-pub async fn messages_after(
+pub async fn messages_from(
     client: &Client,
     stream: &str,
     subject: &str,
-    sequence: u64,
+    start: Start,
     batch: usize,
 ) -> anyhow::Result<Vec<async_nats::Message>> {
-    direct_get(client, stream, &AfterRequest { seq: sequence + 1, next_by_subj: subject, batch }).await
+    let (seq, start_time) = match start {
+        Start::After(sequence) => (Some(sequence + 1), None),
+        Start::At(time) => (None, Some(time)),
+    };
+    direct_get(client, stream, &AfterRequest { seq, start_time, next_by_subj: subject, batch }).await
 }
 
 /// Asks a stream directly, and collects the answers to their end.

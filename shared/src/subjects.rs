@@ -127,6 +127,11 @@ pub fn events_of_job(owner: &Owner, job_id: JobId) -> String {
     format!("{EVENT}.{owner}.{job_id}.*")
 }
 
+/// All lifecycle events of all jobs of one owner, as recorded.
+pub fn events_of_owner(owner: &Owner) -> String {
+    format!("{EVENT}.{owner}.*.*")
+}
+
 /// Where a job's live messages are found.
 pub fn job(owner: &Owner, job_id: JobId, kind: Kind) -> String {
     format!("{JOB}.{owner}.{job_id}.{kind}")

@@ -70,6 +70,8 @@ pub struct Confirmation {
     pub previews: Previews,
     /// Answers a `since`: whether nothing is missing.
     pub recovered: Option<bool>,
+    /// Whether progress of all jobs comes many in one message.
+    pub batch: bool,
     /// Whether there are more active jobs than the snapshot shows.
     pub truncated: bool,
     /// The mark of the question.
@@ -116,6 +118,11 @@ impl Answer {
     /// An error, counted.
     pub fn error(code: Code, message: impl Into<String>, request_id: Option<String>) -> Self {
         Refusal::new(code, message, request_id).into()
+    }
+
+    /// The announcement of a goodbye.
+    pub fn going_away(reconnect_after: Duration) -> Self {
+        Self::GoingAway { reconnect_after_ms: u64::try_from(reconnect_after.as_millis()).unwrap_or(u64::MAX) }
     }
 
     /// The wire form, stamped now.
@@ -207,7 +214,7 @@ mod tests {
     fn answers_have_the_shape_that_clients_know() {
         insta::assert_snapshot!(
             body(Answer::SubscriptionConfirmed(Confirmation::of(&Jobs::All, None))),
-            @r#"{"data":{"job_ids":null,"previews":"none","recovered":null,"request_id":null,"truncated":false,"unknown":[]},"type":"subscription_confirmed"}"#
+            @r#"{"data":{"batch":false,"job_ids":null,"previews":"none","recovered":null,"request_id":null,"truncated":false,"unknown":[]},"type":"subscription_confirmed"}"#
         );
         insta::assert_snapshot!(
             body(Answer::Pong { request_id: Some("r".to_owned()) }),

@@ -20,6 +20,7 @@ use crate::Gateway;
 use crate::close::{self, Close};
 use crate::operations::{Operation, Outcome, Workbench};
 use crate::outbox::{Bounds, Outbox, Phase};
+use crate::places::Place;
 use crate::session::{Action, Input, Session};
 use crate::ws::{Decoder, Received, Wire};
 
@@ -30,16 +31,36 @@ const READ: usize = 8 * 1024;
 /// Goodbyes a millisecond that a gateway says when it stops: few clients are let go at once, many over the set time.
 const GOODBYES_PER_MS: usize = 2;
 
-/// Serves one connection until either side ends it. `heard` is what came with the handshake.
-pub async fn serve(socket: TcpStream, heard: &[u8], gateway: Arc<Gateway>) {
-    let id = ConnectionId::mint();
-    // At debug only: a span is worth more memory than the connection itself.
-    let span = debug_span!("connection", %id);
+/// Greets a client. `heard` is what it said together with its request.
+pub fn begin(socket: TcpStream, heard: &[u8], place: Place, gateway: &Arc<Gateway>) -> Conversation {
     let limits = &gateway.limits;
     let bounds = Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes };
     let outbox = Arc::new(Outbox::of_socket(bounds, socket));
-    let mut conversation = Conversation::new(&gateway, outbox, id);
+    // Everybody is anonymous until there are credentials; nothing below depends on it.
+    let workbench = Workbench::new(gateway, Owner::anonymous(), Arc::clone(&outbox));
+    let id = ConnectionId::mint();
+    let (session, greeting) = Session::new(id, limits, Instant::now());
+    outbox.answer(greeting.encode());
+    let mut conversation = Conversation {
+        id,
+        session,
+        outbox,
+        workbench: Arc::new(workbench),
+        running: None,
+        queued: VecDeque::new(),
+        decoder: Some(Decoder::new(limits.max_frame_bytes)),
+        peer_left: false,
+        _place: place,
+    };
     conversation.understand(heard);
+    conversation.outbox.flush();
+    conversation
+}
+
+/// Serves one connection until either side ends it.
+pub async fn serve(mut conversation: Conversation, gateway: Arc<Gateway>) {
+    // At debug only: a span is worth more memory than the connection itself.
+    let span = debug_span!("connection", id = %conversation.id);
     async {
         let end = conversation.run(&gateway).await;
         debug!(?end, "the connection ends");
@@ -62,7 +83,9 @@ enum End {
 
 type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-struct Conversation {
+/// One client, its session and what it waits for.
+pub struct Conversation {
+    id: ConnectionId,
     session: Session,
     outbox: Arc<Outbox>,
     workbench: Arc<Workbench>,
@@ -73,34 +96,10 @@ struct Conversation {
     decoder: Option<Decoder>,
     /// Whether the client has said goodbye.
     peer_left: bool,
+    _place: Place,
 }
 
 impl Conversation {
-    fn new(gateway: &Gateway, outbox: Arc<Outbox>, id: ConnectionId) -> Self {
-        // Everybody is anonymous until there are credentials; nothing below depends on it.
-        let owner = Owner::anonymous();
-        let (session, greeting) = Session::new(id, &gateway.limits, Instant::now());
-        outbox.answer(greeting.encode());
-        outbox.flush();
-        let workbench = Workbench {
-            member: gateway.hub.join(owner.clone(), Arc::clone(&outbox)),
-            owner,
-            client: gateway.client.clone(),
-            timeout: gateway.limits.request_timeout,
-            reader: Arc::clone(&gateway.reader),
-            outbox: Arc::clone(&outbox),
-        };
-        Self {
-            session,
-            outbox,
-            workbench: Arc::new(workbench),
-            running: None,
-            queued: VecDeque::new(),
-            decoder: Some(Decoder::new(gateway.limits.max_frame_bytes)),
-            peer_left: false,
-        }
-    }
-
     /// Runs until the connection is over.
     async fn run(&mut self, gateway: &Gateway) -> End {
         let limits = &gateway.limits;
@@ -181,16 +180,18 @@ impl Conversation {
         let decoded = decoder.decode(bytes, &mut received);
         for message in received {
             match message {
+                Received::Close(_) => {
+                    self.peer_left = true;
+                    self.outbox.close(close::NORMAL);
+                }
+                // After our own goodbye only the client's counts.
+                _ if self.outbox.is_over() => {}
                 Received::Text(text) => self.advance(Input::Text(&text)),
                 Received::Binary => self.advance(Input::Binary),
                 Received::Pong => self.advance(Input::Alive),
                 Received::Ping(payload) => {
                     self.outbox.answer(Wire::pong(&payload));
                     self.advance(Input::Alive);
-                }
-                Received::Close(_) => {
-                    self.peer_left = true;
-                    self.outbox.close(close::NORMAL);
                 }
             }
         }
@@ -208,7 +209,7 @@ impl Conversation {
     fn advance(&mut self, input: Input<'_>) {
         let now = Instant::now();
         // Before the input: a job that is asked for again must not count as ended because of before.
-        let finished = self.outbox.take_finished();
+        let finished = self.outbox.take_ended();
         let mut actions = self.session.handle(Input::Finished(finished), now);
         actions.append(&mut self.session.handle(input, now));
         for action in actions {
@@ -246,30 +247,18 @@ impl Conversation {
         }
     }
 
-    /// Ends what the client watched, and waits until it has read our goodbye or says its own.
-    async fn take_leave(self, end: End) {
-        let Self { outbox, mut decoder, peer_left, session, workbench, running, queued } = self;
-        drop((session, workbench, running, queued));
+    /// Waits until the client has read our goodbye or says its own.
+    async fn take_leave(&mut self, end: End) {
+        self.workbench.member.unwatch_everything();
+        self.running = None;
         let End::Said(close) = end else { return };
         metrics::counter!("stepcast_gateway_closes_total", "code" => close.code.to_string()).increment(1);
+        let outbox = Arc::clone(&self.outbox);
         let socket = outbox.socket().expect("it was made with one");
         let farewell = async {
-            while !peer_left && socket.readable().await.is_ok() {
-                let mut bytes = [0; READ];
-                match socket.try_read(&mut bytes) {
-                    Ok(0) => return,
-                    Ok(read) => {
-                        let mut received = Vec::new();
-                        let decoded = decoder.as_mut().map(|it| it.decode(&bytes[..read], &mut received));
-                        if matches!(received.last(), Some(Received::Close(_))) {
-                            return;
-                        }
-                        if matches!(decoded, Some(Err(_))) {
-                            decoder = None;
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return,
+            while !self.peer_left && socket.readable().await.is_ok() {
+                if self.hear(socket).is_err() {
+                    return;
                 }
             }
         };

@@ -78,6 +78,12 @@ pub enum NotAFrame {
     NotText,
 }
 
+/// Where in the stream a message stands that a direct get answered; 0 if it does not say.
+pub fn place(message: &async_nats::Message) -> u64 {
+    let place = message.headers.as_ref().and_then(|headers| headers.get(PLACE_HEADER));
+    place.and_then(|place| place.as_str().parse().ok()).unwrap_or_default()
+}
+
 fn read<'a>(
     subject: &str,
     header: impl Fn(&'static str) -> Option<&'a str>,

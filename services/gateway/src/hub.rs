@@ -5,7 +5,7 @@
 //! matching subscription. Whenever one subscription takes over from another both are held for a while, so that
 //! nothing falls between; outboxes drop what comes twice.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ use crate::feed::Feed;
 use crate::frame::JobFrame;
 use crate::outbox::{Outbox, Round};
 
+mod changes;
+mod job;
 mod table;
 
 use table::{MemberId, Table};
@@ -51,6 +53,11 @@ impl Hub {
         self.lock().deliver(owner, frame, round)
     }
 
+    /// Hands out what has changed since the last call to those who take it in batches. `round` is to be flushed.
+    pub fn send_batches(&self, round: &mut Round) {
+        self.lock().send_batches(round);
+    }
+
     /// The unfinished watched jobs whose recorded events are due to be read again, by owner; at most `limit` of each.
     pub fn due(&self, now: Instant, limit: usize) -> Vec<(Owner, Vec<JobId>)> {
         self.lock().due(now, limit)
@@ -73,7 +80,7 @@ impl Hub {
 
     /// Takes note of jobs of an owner all of whose jobs are watched; those that are new are due at once.
     pub fn note(&self, owner: &Owner, ids: &[JobId], now: Instant) {
-        self.lock().note(owner, ids, now);
+        self.lock().note(owner, ids, None, now);
     }
 
     /// Ends subscriptions that have not been needed for the linger, and forgets jobs that nobody watches.
@@ -138,15 +145,15 @@ impl Member {
         self.hub.feed.settled().await
     }
 
-    /// Watches all jobs of the owner. What is published after this returns arrives in the outbox.
+    /// Watches all jobs of the owner; `batched` for many updates in one message. What is published after this returns arrives in the outbox.
     ///
     /// False if NATS is away: then it arrives once that is back, and what was missed is read. A dropped call has taken
     /// effect.
-    pub async fn watch_all(&self) -> bool {
+    pub async fn watch_all(&self, batched: bool) -> bool {
         self.watched().all = true;
         {
             let mut table = self.hub.lock();
-            if !table.watch_all(&self.owner, self.id, &self.outbox, Instant::now()) {
+            if !table.watch_all(&self.owner, self.id, &self.outbox, batched, Instant::now()) {
                 let subscription = self.hub.feed.subscribe(&subjects::all_of_owner(&self.owner));
                 table.set_wildcard(&self.owner, subscription, Instant::now());
             }
@@ -179,14 +186,18 @@ impl Member {
         self.unwatch(&ids);
     }
 
-    /// The last progress of a job that this gateway has seen.
-    pub fn last_progress(&self, id: JobId) -> Option<JobFrame> {
-        self.hub.lock().last_progress(&self.owner, id)
+    /// Takes note that this connection is told of these events by a snapshot, and of nothing of the other jobs.
+    /// Returns the last progress of each that this gateway has seen.
+    pub fn settle(&self, ids: &[JobId], events: &HashMap<JobId, JobFrame>) -> HashMap<JobId, JobFrame> {
+        let mut round = Round::default();
+        let progress = self.hub.lock().settle(&self.owner, self.id, ids, events, &mut round);
+        round.flush();
+        progress
     }
 
-    /// Takes note of the owner's active jobs, so that their recorded events are read again.
+    /// Takes note of the owner's active jobs, of which this connection is about to be told.
     pub fn note(&self, ids: &[JobId]) {
-        self.hub.note(&self.owner, ids, Instant::now() + FIRST_REREAD);
+        self.hub.lock().note(&self.owner, ids, Some(self.id), Instant::now() + FIRST_REREAD);
     }
 
     fn watched(&self) -> MutexGuard<'_, Watched> {

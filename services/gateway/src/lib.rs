@@ -44,9 +44,11 @@ mod outbox;
 mod pace;
 mod places;
 mod protocol;
+mod replay;
 mod reread;
 mod session;
 mod snapshot;
+mod sse;
 mod upgrade;
 mod ws;
 
@@ -141,7 +143,10 @@ async fn assemble(
     feed.ready(FIRST_CONNECTION).await;
     supervisor.spawn("gateway reread", reread.run(drained.clone()));
     supervisor.spawn("gateway connections", tend(Arc::clone(&gateway), ready.clone(), drained.clone()));
-    let router = Router::new().route("/ws/progress", get(upgrade::upgrade)).with_state(gateway);
+    let router = Router::new()
+        .route("/ws/progress", get(upgrade::upgrade))
+        .route("/sse/progress", get(sse::progress))
+        .with_state(gateway);
     Ok((router, ready, drained))
 }
 

@@ -1,22 +1,24 @@
 //! What a client's message needs other services for. A connection runs its operations one after another, in the
 //! order they were asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use async_nats::Client;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use stepcast_shared::ids::{JobId, Owner};
 use stepcast_shared::rpc::{self, CancelAnswer, CancelRequest, SubmitAnswer, SubmitRequest};
 use tracing::debug;
 
+use crate::Gateway;
 use crate::answers::{Answer, Confirmation};
 use crate::frame::JobFrame;
 use crate::hub::Member;
 use crate::outbox::Outbox;
 use crate::protocol::Jobs;
-use crate::snapshot::{self, Active, Reader};
+use crate::replay::{Missed, Since};
+use crate::snapshot::{self, Active};
 
 /// Something to be done for a client.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,10 +27,12 @@ pub enum Operation {
     Subscribe {
         /// Which.
         jobs: Jobs,
+        /// From when on what was missed is sent first.
+        since: Option<Since>,
+        /// Whether progress of all jobs may come many in one message.
+        batch: bool,
         /// At most so many progress updates a second and job, from now on.
         max_rate: Option<f64>,
-        /// What the confirmation says about a `since`.
-        recovered: Option<bool>,
         /// The mark of the question.
         request_id: Option<String>,
     },
@@ -78,30 +82,30 @@ pub enum Outcome {
 /// What the operations of one connection work with.
 #[derive(Debug)]
 pub struct Workbench {
+    gateway: Arc<Gateway>,
     /// Whose connection it is.
-    pub owner: Owner,
-    /// To reach api.
-    pub client: Client,
-    /// How long to wait for it.
-    pub timeout: Duration,
-    /// To read where jobs stand.
-    pub reader: Arc<Reader>,
+    owner: Owner,
     /// The connection's place in the hub.
     pub member: Member,
-    /// The connection's outbox.
-    pub outbox: Arc<Outbox>,
+    outbox: Arc<Outbox>,
 }
 
 impl Workbench {
+    /// For a connection of this owner.
+    pub fn new(gateway: &Arc<Gateway>, owner: Owner, outbox: Arc<Outbox>) -> Self {
+        let member = gateway.hub.join(owner.clone(), Arc::clone(&outbox));
+        Self { gateway: Arc::clone(gateway), owner, member, outbox }
+    }
+
     /// Does one thing. Dropping it midway leaves nothing behind once the member is dropped too.
     pub async fn run(self: Arc<Self>, operation: Operation) -> Outcome {
         match operation {
-            Operation::Subscribe { jobs, max_rate, recovered, request_id } => {
+            Operation::Subscribe { jobs, since, batch, max_rate, request_id } => {
                 self.outbox.set_max_rate(&jobs, max_rate);
-                let confirmation = Confirmation { recovered, ..Confirmation::of(&jobs, request_id) };
-                self.watch(jobs, Some(confirmation)).await
+                let confirmation = Confirmation { batch, ..Confirmation::of(&jobs, request_id) };
+                self.watch(jobs, since, Some(confirmation)).await
             }
-            Operation::Follow { ids } => self.watch(Jobs::Ids(ids), None).await,
+            Operation::Follow { ids } => self.watch(Jobs::Ids(ids), None, None).await,
             Operation::Unsubscribe { jobs, remaining, request_id } => {
                 self.unwatch(&jobs, &remaining);
                 self.outbox
@@ -110,14 +114,14 @@ impl Workbench {
             }
             Operation::Submit { jobs, request_id } => {
                 let request = SubmitRequest { owner: self.owner.clone(), jobs };
-                match rpc::call(&self.client, rpc::SUBMIT, &request, self.timeout).await {
+                match self.call(rpc::SUBMIT, &request).await {
                     Ok(answer) => Outcome::Submitted(answer, request_id),
                     Err(error) => Outcome::Refused(error, request_id),
                 }
             }
             Operation::Cancel { ids, request_id } => {
                 let request = CancelRequest { owner: self.owner.clone(), job_ids: ids };
-                match rpc::call(&self.client, rpc::CANCEL, &request, self.timeout).await {
+                match self.call(rpc::CANCEL, &request).await {
                     Ok(answer) => Outcome::Cancelled(answer, request_id),
                     Err(error) => Outcome::Refused(error, request_id),
                 }
@@ -125,51 +129,120 @@ impl Workbench {
         }
     }
 
+    async fn call<A: DeserializeOwned>(&self, name: &str, request: &impl Serialize) -> Result<A, rpc::Error> {
+        rpc::call(&self.gateway.client, name, request, self.gateway.limits.request_timeout).await
+    }
+
     /// Subscribes first and reads afterwards, so that nothing falls between; what is live meanwhile is held back.
-    async fn watch(&self, jobs: Jobs, confirmation: Option<Confirmation>) -> Outcome {
+    async fn watch(&self, jobs: Jobs, since: Option<Since>, confirmation: Option<Confirmation>) -> Outcome {
         self.outbox.hold(&jobs);
         // Without NATS everything takes effect and is read once it is back.
         match &jobs {
-            Jobs::All => self.member.watch_all().await,
+            Jobs::All => {
+                let batch = confirmation.as_ref().is_some_and(|it| it.batch);
+                self.member.watch_all(batch).await
+            }
             Jobs::Ids(ids) => self.member.watch(ids).await,
         };
-        match &jobs {
-            Jobs::All => self.snapshot_of_all(confirmation).await,
-            Jobs::Ids(ids) => self.snapshot_of(ids, confirmation).await,
+        let missed = match since {
+            Some(since) => self.missed(&jobs, since).await,
+            None => None,
+        };
+        let recovered = since.map(|_| matches!(missed, Some(Missed::Whole(_))));
+        let confirmation = confirmation.map(|it| Confirmation { recovered, ..it });
+        match (&jobs, missed) {
+            (_, Some(Missed::Whole(events))) => self.go_on(&jobs, &events, confirmation).await,
+            (Jobs::All, Some(Missed::Latest(events))) => self.snapshot_of_all(confirmation, &events).await,
+            (Jobs::All, None) => self.snapshot_of_all(confirmation, &[]).await,
+            (Jobs::Ids(ids), _) => self.snapshot_of(ids, confirmation).await,
         }
         self.outbox.release();
         Outcome::Answered
     }
 
-    async fn snapshot_of_all(&self, confirmation: Option<Confirmation>) {
-        let Active { ids, truncated } = self.reader.active(&self.owner).await;
+    /// What was missed; `None` if that cannot be read, which is then no recovery.
+    async fn missed(&self, jobs: &Jobs, since: Since) -> Option<Missed> {
+        match self.gateway.reader.missed(&self.owner, jobs, since).await {
+            Ok(missed) => {
+                let outcome = if matches!(missed, Missed::Whole(_)) { "whole" } else { "too_much" };
+                metrics::counter!("stepcast_gateway_recoveries_total", "outcome" => outcome).increment(1);
+                Some(missed)
+            }
+            Err(error) => {
+                metrics::counter!("stepcast_gateway_recoveries_total", "outcome" => "failed").increment(1);
+                incomplete(&error);
+                None
+            }
+        }
+    }
+
+    /// Sends every event that was missed, and how far the running jobs are.
+    async fn go_on(&self, jobs: &Jobs, events: &[JobFrame], confirmation: Option<Confirmation>) {
+        let mut ids = match jobs {
+            Jobs::All => {
+                let Active { ids, truncated } = self.gateway.reader.active(&self.owner).await;
+                self.member.note(&ids);
+                self.confirm(confirmation.map(|it| Confirmation { truncated, ..it }));
+                ids
+            }
+            Jobs::Ids(ids) => {
+                self.confirm(confirmation);
+                ids.clone()
+            }
+        };
+        for events in events.chunks(snapshot::BATCH) {
+            self.outbox.room().await;
+            for event in events {
+                self.outbox.snapshot(event);
+            }
+        }
+        let last = snapshot::latest(events.iter().cloned());
+        ids.extend(last.keys());
+        for ids in ids.chunks(snapshot::BATCH) {
+            self.outbox.room().await;
+            for progress in self.member.settle(ids, &last).values() {
+                self.outbox.snapshot(progress);
+            }
+        }
+    }
+
+    /// Sends where the active jobs stand, and how others have ended that were heard of lately.
+    async fn snapshot_of_all(&self, confirmation: Option<Confirmation>, lately: &[JobFrame]) {
+        let Active { ids, truncated } = self.gateway.reader.active(&self.owner).await;
         self.member.note(&ids);
         self.confirm(confirmation.map(|it| Confirmation { truncated, ..it }));
         for batch in ids.chunks(snapshot::BATCH) {
             self.outbox.room().await;
-            match self.reader.last(&self.owner, batch).await {
+            match self.gateway.reader.last(&self.owner, batch).await {
                 Ok(frames) => self.send(batch, &frames),
                 Err(error) => incomplete(&error),
+            }
+        }
+        let told: HashSet<JobId> = ids.into_iter().collect();
+        for events in lately.chunks(snapshot::BATCH) {
+            self.outbox.room().await;
+            for event in events.iter().filter(|event| !told.contains(&event.job_id)) {
+                self.outbox.snapshot(event);
             }
         }
     }
 
     async fn snapshot_of(&self, ids: &[JobId], confirmation: Option<Confirmation>) {
-        self.outbox.forget_finished(ids);
         let mut known = HashMap::with_capacity(ids.len());
-        let mut unknown = Vec::new();
+        let mut read = Vec::with_capacity(ids.len());
         for batch in ids.chunks(snapshot::BATCH) {
             // Without an answer nothing is known to be unknown; these jobs are read again shortly.
-            match self.reader.last(&self.owner, batch).await {
+            match self.gateway.reader.last(&self.owner, batch).await {
                 Ok(frames) => {
-                    unknown.extend(batch.iter().filter(|id| !frames.contains_key(id)));
+                    read.extend_from_slice(batch);
                     known.extend(frames);
                 }
                 Err(error) => incomplete(&error),
             }
         }
+        let unknown = read.iter().filter(|id| !known.contains_key(id)).copied().collect();
         self.confirm(confirmation.map(|it| Confirmation { unknown, ..it }));
-        for batch in ids.chunks(snapshot::BATCH) {
+        for batch in read.chunks(snapshot::BATCH) {
             self.outbox.room().await;
             self.send(batch, &known);
         }
@@ -183,12 +256,10 @@ impl Workbench {
 
     /// Sends the frames of these jobs in the order of the jobs, each with the last progress that is known here.
     fn send(&self, ids: &[JobId], frames: &HashMap<JobId, JobFrame>) {
+        let progress = self.member.settle(ids, frames);
         for id in ids {
-            if let Some(event) = frames.get(id) {
-                self.outbox.snapshot(event);
-            }
-            if let Some(progress) = self.member.last_progress(*id) {
-                self.outbox.snapshot(&progress);
+            for frame in [frames.get(id), progress.get(id)].into_iter().flatten() {
+                self.outbox.snapshot(frame);
             }
         }
     }

@@ -4,8 +4,8 @@
 //! Progress is state: the latest of each job replaces the one not yet sent, so it cannot pile up. Events go first,
 //! and an event removes the older progress of its job, so that the order within a job holds across the lanes.
 //!
-//! The outbox also remembers how far each job has come on this connection, and drops what does not go beyond: live
-//! messages, snapshots and repeated reads may then overlap freely.
+//! What arrives here is news: the hub drops what does not go beyond what it has handed out. Only while a snapshot is
+//! taken are live messages held back here, and then those dropped that the snapshot has told.
 //!
 //! Whoever fills an outbox also writes it, by [`Outbox::flush`]: while the socket takes what is written, no task is
 //! woken. Only a socket that is behind is left to its connection's own task, which waits until it takes more.
@@ -24,10 +24,11 @@ use crate::protocol::Jobs;
 use crate::ws::Wire;
 
 mod lanes;
+mod rates;
 mod rounds;
 
 use lanes::Lanes;
-pub use rounds::{Round, Written};
+pub use rounds::{Batch, Round, Written};
 
 /// Most frames in one write.
 const BATCH: usize = 64;
@@ -131,14 +132,15 @@ impl Outbox {
         self.lock().lanes.push(wire, 0);
     }
 
-    /// Queues a live message. False if it does not go beyond what is known here.
-    pub fn live(&self, frame: &JobFrame) -> bool {
-        self.lock().lanes.live(frame)
+    /// Queues a live message, without writing it.
+    #[cfg(test)]
+    pub fn live(&self, frame: &JobFrame) {
+        self.lock().lanes.live(frame);
     }
 
     /// Queues a message of a snapshot, ahead of the live ones that are held back for it.
-    pub fn snapshot(&self, frame: &JobFrame) -> bool {
-        self.lock().lanes.accept(frame)
+    pub fn snapshot(&self, frame: &JobFrame) {
+        self.lock().lanes.snapshot(frame);
     }
 
     /// Holds live messages of these jobs back, until [`Self::release`].
@@ -151,19 +153,14 @@ impl Outbox {
         self.lock().lanes.release();
     }
 
-    /// Forgets how far these jobs have come; they are no longer watched.
+    /// Drops unsent progress of these jobs; they are no longer watched.
     pub fn forget(&self, jobs: &Jobs) {
         self.lock().lanes.forget(jobs);
     }
 
-    /// Forgets those of these jobs that have ended: who asks again is told again.
-    pub fn forget_finished(&self, ids: &[JobId]) {
-        self.lock().lanes.forget_finished(ids);
-    }
-
     /// The jobs that ended since the last call.
-    pub fn take_finished(&self) -> Vec<JobId> {
-        self.lock().lanes.take_finished()
+    pub fn take_ended(&self) -> Vec<JobId> {
+        self.lock().lanes.take_ended()
     }
 
     /// Sends at most so many progress updates a second of each of these jobs; `None` for all there are.
@@ -187,6 +184,11 @@ impl Outbox {
     pub fn standing(&self) -> Standing {
         let inner = self.lock();
         Standing { phase: inner.phase, wake_at: inner.wake_at }
+    }
+
+    /// Whether the goodbye is written.
+    pub fn is_over(&self) -> bool {
+        matches!(self.lock().phase, Phase::Over(_))
     }
 
     /// Waits until the connection's task must look at [`Self::standing`] again. Cancel-safe.

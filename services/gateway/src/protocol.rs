@@ -13,7 +13,7 @@ use stepcast_shared::ids::JobId;
 /// Longest `request_id`, in characters.
 pub const MAX_REQUEST_ID: usize = 64;
 /// Highest `max_rate` that means anything.
-const MAX_RATE: f64 = 1_000.0;
+pub const MAX_RATE: f64 = 1_000.0;
 
 /// A message, and the mark by which its answer is known.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +46,8 @@ pub struct Subscribe {
     pub jobs: Jobs,
     /// When the client last heard something.
     pub since: Option<DateTime<Utc>>,
+    /// Whether progress of all jobs may come many in one message.
+    pub batch: bool,
     /// At most so many progress updates a second and job.
     pub max_rate: Option<f64>,
 }
@@ -178,7 +180,19 @@ fn subscribe(fields: &Map<String, Value>) -> Parsed<Subscribe> {
     }
     let jobs = jobs(fields)?;
     previews(fields)?;
-    Ok(Subscribe { jobs, since: since(fields)?, max_rate: max_rate(fields)? })
+    let batch = batch(fields, &jobs)?;
+    Ok(Subscribe { jobs, since: since(fields)?, batch, max_rate: max_rate(fields)? })
+}
+
+fn batch(fields: &Map<String, Value>, jobs: &Jobs) -> Parsed<bool> {
+    if absent(fields, "batch") {
+        return Ok(false);
+    }
+    match (fields["batch"].as_bool(), jobs) {
+        (Some(true), Jobs::Ids(_)) => invalid("`batch` goes with all jobs: leave `job_ids` out, or null"),
+        (Some(batch), _) => Ok(batch),
+        (None, _) => invalid("`batch` must be true or false"),
+    }
 }
 
 fn jobs(fields: &Map<String, Value>) -> Parsed<Jobs> {

@@ -112,7 +112,7 @@ impl Reread {
             return;
         }
         for _ in 0..GAP_BATCHES {
-            match self.reader.after(heard.until.unwrap_or_default()).await {
+            match self.reader.after(heard.until.unwrap_or_default(), BATCH).await {
                 Ok((frames, reached)) if heard.until == Some(reached) && frames.is_empty() => {
                     heard.gap = false;
                     return;

@@ -12,6 +12,7 @@ use crate::config::Limits;
 use crate::limits::{RateLimit, Verdict};
 use crate::operations::{Operation, Outcome};
 use crate::protocol::{self, ClientMessage, Code, Incoming, Jobs, Subscribe};
+use crate::replay::Since;
 
 /// What happens to a session.
 #[derive(Debug)]
@@ -56,8 +57,12 @@ pub struct Session {
     max_subscriptions: usize,
     max_pending: usize,
     heartbeat: Duration,
+    idle: Duration,
     rate: RateLimit,
+    /// A message or a sign of life.
     last_heard: Instant,
+    /// A message.
+    last_said: Instant,
     all: bool,
     ids: HashSet<JobId>,
     /// Operations started and not done.
@@ -73,6 +78,8 @@ impl Session {
             heartbeat: limits.heartbeat,
             rate: RateLimit::new(limits.messages_per_second, limits.message_burst, now),
             last_heard: now,
+            last_said: now,
+            idle: limits.idle,
             all: false,
             ids: HashSet::new(),
             pending: 0,
@@ -89,23 +96,28 @@ impl Session {
             }
             Input::Alive => {
                 self.last_heard = now;
-                Vec::new()
+                // Who only ever pings may do so, but not without end.
+                match self.rate.take(now) {
+                    Verdict::Close => vec![Action::Close(close::FLOOD)],
+                    Verdict::Pass | Verdict::Refuse => Vec::new(),
+                }
             }
             Input::Finished(ids) => self.finished(ids),
             Input::Done(outcome) => self.done(outcome),
             Input::Tick if now.saturating_duration_since(self.last_heard) >= 2 * self.heartbeat => {
                 vec![Action::Close(close::SILENT)]
             }
+            Input::Tick if self.is_idle(now) => vec![Action::Close(close::IDLE)],
             Input::Tick => vec![Action::Ping],
             Input::Stopping { reconnect_after } => {
-                let reconnect_after_ms = u64::try_from(reconnect_after.as_millis()).unwrap_or(u64::MAX);
-                vec![Action::Send(Answer::GoingAway { reconnect_after_ms }), Action::Close(close::GOING_AWAY)]
+                vec![Action::Send(Answer::going_away(reconnect_after)), Action::Close(close::GOING_AWAY)]
             }
         }
     }
 
     fn heard(&mut self, now: Instant, read: impl FnOnce(&mut Self) -> Vec<Action>) -> Vec<Action> {
         self.last_heard = now;
+        self.last_said = now;
         match self.rate.take(now) {
             Verdict::Pass => read(self),
             Verdict::Refuse => {
@@ -114,6 +126,11 @@ impl Session {
             }
             Verdict::Close => vec![Action::Close(close::FLOOD)],
         }
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
+        let watches = self.all || !self.ids.is_empty() || self.pending > 0;
+        !watches && now.saturating_duration_since(self.last_said) >= self.idle
     }
 
     fn text(&mut self, text: &str) -> Vec<Action> {
@@ -147,7 +164,7 @@ impl Session {
     }
 
     fn subscribe(&mut self, subscribe: Subscribe, request_id: Option<String>) -> Vec<Action> {
-        let Subscribe { jobs, since, max_rate } = subscribe;
+        let Subscribe { jobs, since, batch, max_rate } = subscribe;
         match &jobs {
             Jobs::All => self.all = true,
             Jobs::Ids(ids) => {
@@ -158,9 +175,8 @@ impl Session {
                 self.ids.extend(ids);
             }
         }
-        // Nothing is replayed yet, so whoever asks for what was missed is told to rely on the snapshot.
-        let recovered = since.map(|_| false);
-        self.start(Operation::Subscribe { jobs, max_rate, recovered, request_id })
+        let since = since.map(Since::Time);
+        self.start(Operation::Subscribe { jobs, since, batch, max_rate, request_id })
     }
 
     fn unsubscribe(&mut self, jobs: Jobs, request_id: Option<String>) -> Vec<Action> {

@@ -9,13 +9,13 @@ use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::{self, stream::DirectGetErrorKind};
 use stepcast_shared::ids::{JobId, Owner};
-use stepcast_shared::nats;
+use stepcast_shared::nats::{self, Start};
 use stepcast_shared::rpc::{self, ActiveAnswer, ActiveRequest, LastAnswer, LastMessage, LastRequest};
 use stepcast_shared::subjects::{self, EVENTS_STREAM};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{debug, warn};
 
-use crate::frame::JobFrame;
+use crate::frame::{self, JobFrame};
 
 /// Jobs in one request. Fewer than the server takes, since an answer may hold 256 KiB for each.
 pub const BATCH: usize = 200;
@@ -49,9 +49,7 @@ impl Reader {
 
     /// The last event that the stream has of each of at most [`BATCH`] jobs; jobs that it lacks are left out.
     pub async fn recorded(&self, owner: &Owner, ids: &[JobId]) -> anyhow::Result<HashMap<JobId, JobFrame>> {
-        // Asking a client that is cut off would only wait for its timeout.
-        anyhow::ensure!(self.client.connection_state() == State::Connected, "nats is not connected");
-        let _turn = self.turns.acquire().await.context("the reader is never closed")?;
+        let _turn = self.turn().await?;
         let subjects: Vec<String> = ids.iter().map(|id| subjects::events_of_job(owner, *id)).collect();
         let messages = nats::multi_last(&self.client, EVENTS_STREAM, &subjects).await?;
         let frames = messages.iter().filter_map(|message| match JobFrame::recorded(message) {
@@ -75,21 +73,26 @@ impl Reader {
         }
     }
 
-    /// The first events recorded after a sequence, at most [`BATCH`], and the sequence that they reach.
-    pub async fn after(&self, sequence: u64) -> anyhow::Result<(Vec<(Owner, JobFrame)>, u64)> {
+    /// The first events recorded after a sequence, at most `most`, and the sequence that they reach.
+    pub async fn after(&self, sequence: u64, most: usize) -> anyhow::Result<(Vec<(Owner, JobFrame)>, u64)> {
+        let start = Start::After(sequence);
         let messages =
-            nats::messages_after(&self.client, EVENTS_STREAM, subjects::ALL_EVENTS, sequence, BATCH).await?;
-        let mut reached = sequence;
-        let mut frames = Vec::with_capacity(messages.len());
-        for message in &messages {
-            let place = message.headers.as_ref().and_then(|headers| headers.get("Nats-Sequence"));
-            if let Some(place) = place.and_then(|place| place.as_str().parse().ok()) {
-                reached = reached.max(place);
-            }
-            // What cannot be read was counted when it came by live.
-            frames.extend(JobFrame::recorded(message).ok());
-        }
-        Ok((frames, reached))
+            nats::messages_from(&self.client, EVENTS_STREAM, subjects::ALL_EVENTS, start, most).await?;
+        let reached = messages.iter().map(frame::place).fold(sequence, u64::max);
+        // What cannot be read was counted when it came by live.
+        let frames = messages.iter().filter_map(|message| JobFrame::recorded(message).ok());
+        Ok((frames.collect(), reached))
+    }
+
+    /// What is read from.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Waits for a turn to read. Errors at once while NATS is away: asking would only wait for a timeout.
+    pub async fn turn(&self) -> anyhow::Result<SemaphorePermit<'_>> {
+        anyhow::ensure!(self.client.connection_state() == State::Connected, "nats is not connected");
+        self.turns.acquire().await.context("the reader is never closed")
     }
 
     /// The last event of each of at most [`BATCH`] jobs, from wherever it is known.
@@ -127,7 +130,7 @@ impl Reader {
 }
 
 /// A job has one subject per kind, and the server may answer each of them: the one that reaches furthest counts.
-fn latest(frames: impl Iterator<Item = JobFrame>) -> HashMap<JobId, JobFrame> {
+pub fn latest(frames: impl Iterator<Item = JobFrame>) -> HashMap<JobId, JobFrame> {
     let mut latest: HashMap<JobId, JobFrame> = HashMap::new();
     for frame in frames {
         match latest.get(&frame.job_id) {

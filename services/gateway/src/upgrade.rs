@@ -30,9 +30,8 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) 
     let upgrading = hyper::upgrade::on(&mut request);
     let connections = gateway.connections.clone();
     connections.spawn(async move {
-        let _place = place;
         match upgrading.await {
-            Ok(upgraded) => serve(upgraded, gateway).await,
+            Ok(upgraded) => serve(upgraded, place, gateway),
             Err(error) => debug!(%error, "the client left during the handshake"),
         }
     });
@@ -65,8 +64,8 @@ fn address(request: &Request, trust_forwarded_for: bool) -> Option<IpAddr> {
     last.or(peer)
 }
 
-/// Hands the bare socket on; nothing of HTTP is kept.
-async fn serve(upgraded: hyper::upgrade::Upgraded, gateway: Arc<Gateway>) {
+/// Hands the bare socket to a task of its own, so that nothing of HTTP is kept.
+fn serve(upgraded: hyper::upgrade::Upgraded, place: Place, gateway: Arc<Gateway>) {
     let Ok(parts) = downcast::<TokioIo<TcpStream>>(upgraded) else {
         warn!("a connection is not plain TCP and cannot be served");
         return;
@@ -75,10 +74,8 @@ async fn serve(upgraded: hyper::upgrade::Upgraded, gateway: Arc<Gateway>) {
     if let Err(error) = socket.set_nodelay(true) {
         debug!(%error, "a socket stays slow");
     }
-    // A copy, usually of nothing: the original pins the whole buffer that the request was read into.
-    let heard = parts.read_buf.to_vec();
-    drop(parts.read_buf);
-    connection::serve(socket, &heard, gateway).await;
+    let conversation = connection::begin(socket, &parts.read_buf, place, &gateway);
+    gateway.connections.clone().spawn(connection::serve(conversation, gateway));
 }
 
 fn refuse(unfit: Unfit) -> Response {

@@ -162,7 +162,7 @@ mod tests {
         for said in wrong {
             assert!(parse(said).is_err(), "{}", String::from_utf8_lossy(said));
         }
-        assert!(parse(&[b'x'; LONGEST_LINE]).is_err());
+        assert!(parse(&vec![b'x'; LONGEST_LINE]).is_err());
     }
 
     proptest! {

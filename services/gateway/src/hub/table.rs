@@ -1,17 +1,21 @@
 //! The hub's table, without NATS, a clock or a lock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stepcast_shared::ids::{JobId, Owner};
 
+use super::changes::Changes;
+use super::job::{JobTopic, Topic};
 use crate::feed::Subscription;
-use crate::frame::{Class, JobFrame};
+use crate::frame::JobFrame;
 use crate::outbox::{Outbox, Round};
 
-/// How many jobs of one owner are read again because somebody watches them all; further ones are live only.
+/// How many jobs of one owner are remembered because somebody watches them all; further ones are live only.
 const JOBS_NOTED: usize = 50_000;
+/// How many ended jobs of one owner are remembered, so that a late copy of their last event is known as one.
+const ENDED_REMEMBERED: usize = 4_096;
 
 pub(super) type MemberId = u64;
 
@@ -26,40 +30,53 @@ struct OwnerTable {
     /// The wildcard is about to end, and the single jobs have been subscribed to beside it.
     retiring: bool,
     jobs: HashMap<JobId, JobTopic>,
-}
-
-/// Who wants a subject, and its subscription.
-#[derive(Debug, Default)]
-pub(super) struct Topic {
-    watchers: HashMap<MemberId, Arc<Outbox>>,
-    pub(super) subscription: Option<Subscription>,
-    /// Since when its subscription is not needed.
-    idle_since: Option<Instant>,
-}
-
-#[derive(Debug)]
-pub(super) struct JobTopic {
-    pub(super) topic: Topic,
-    /// The last progress of the running attempt.
-    progress: Option<JobFrame>,
-    finished: bool,
-    /// When its recorded events are to be read again.
-    due: Instant,
+    /// Jobs that ended while all were watched, the first first.
+    ended: VecDeque<JobId>,
+    /// What those who take progress in batches are owed.
+    changes: Changes,
 }
 
 impl Table {
-    /// Hands a frame to everybody who wants it; returns how many had not had it.
+    /// Hands a frame to everybody to whom it is news; returns to how many.
     pub(super) fn deliver(&mut self, owner: &Owner, frame: &JobFrame, round: &mut Round) -> usize {
         let Some(owner) = self.owners.get_mut(owner) else { return 0 };
-        if !owner.all.watchers.is_empty() && owner.jobs.len() < JOBS_NOTED {
-            owner.jobs.entry(frame.job_id).or_insert_with(|| JobTopic::new(Instant::now()));
+        let OwnerTable { all, jobs, ended, changes, .. } = owner;
+        if all.is_watched() && jobs.len() < JOBS_NOTED {
+            jobs.entry(frame.job_id).or_insert_with(|| JobTopic::new(Instant::now()));
         }
-        let mut new = 0;
-        if let Some(job) = owner.jobs.get_mut(&frame.job_id) {
-            job.remember(frame);
-            new += job.topic.deliver(frame, round);
+        let Some(job) = jobs.get_mut(&frame.job_id) else {
+            changes.note(frame);
+            return all.deliver(frame, round);
+        };
+        let ended_before = job.has_ended();
+        let delivered = job.deliver(frame, all, round);
+        if delivered > 0 || all.has_batched() {
+            changes.note(frame);
         }
-        new + owner.all.deliver(frame, round)
+        if job.has_ended() && !ended_before {
+            ended.push_back(frame.job_id);
+        }
+        delivered
+    }
+
+    /// Takes note that a member is told of these events by a snapshot, and of nothing of the other jobs. Returns the
+    /// progress that belongs to each.
+    pub(super) fn settle(
+        &mut self,
+        owner: &Owner,
+        member: MemberId,
+        ids: &[JobId],
+        events: &HashMap<JobId, JobFrame>,
+        round: &mut Round,
+    ) -> HashMap<JobId, JobFrame> {
+        let Some(owner) = self.owners.get_mut(owner) else { return HashMap::new() };
+        let mut progress = HashMap::new();
+        for id in ids {
+            let Some(job) = owner.jobs.get_mut(id) else { continue };
+            let settled = job.settle(member, events.get(id), &owner.all, round);
+            progress.extend(settled.map(|frame| (*id, frame)));
+        }
+        progress
     }
 
     pub(super) fn watch_job(
@@ -73,11 +90,11 @@ impl Table {
         let owner = self.owners.entry(owner.clone()).or_default();
         let covered = owner.covers_all();
         let job = owner.jobs.entry(id).or_insert_with(|| JobTopic::new(due));
-        job.topic.watchers.insert(member, Arc::clone(outbox));
+        job.topic.watch(member, outbox, false);
+        job.doubt(member);
         if !covered {
             job.topic.idle_since = None;
         }
-        job.finished = false;
         job.due = due;
     }
 
@@ -97,10 +114,12 @@ impl Table {
         owner: &Owner,
         member: MemberId,
         outbox: &Arc<Outbox>,
+        batched: bool,
         now: Instant,
     ) -> bool {
         let owner = self.owners.entry(owner.clone()).or_default();
-        owner.all.watchers.insert(member, Arc::clone(outbox));
+        owner.all.watch(member, outbox, batched);
+        owner.changes.wanted(owner.all.has_batched());
         owner.all.idle_since = None;
         if owner.all.subscription.is_some() {
             owner.take_over(now);
@@ -116,17 +135,24 @@ impl Table {
 
     pub(super) fn unwatch_job(&mut self, owner: &Owner, id: JobId, member: MemberId, now: Instant) {
         let Some(job) = self.owners.get_mut(owner).and_then(|owner| owner.jobs.get_mut(&id)) else { return };
-        job.topic.unwatch(member, now);
+        job.unwatch(member, now);
     }
 
     pub(super) fn unwatch_all(&mut self, owner: &Owner, member: MemberId, now: Instant) {
         if let Some(owner) = self.owners.get_mut(owner) {
             owner.all.unwatch(member, now);
+            owner.changes.wanted(owner.all.has_batched());
         }
     }
 
-    pub(super) fn last_progress(&self, owner: &Owner, id: JobId) -> Option<JobFrame> {
-        self.owners.get(owner)?.jobs.get(&id)?.progress.clone()
+    /// Sends what has changed since the last call to those who take it in batches.
+    pub(super) fn send_batches(&mut self, round: &mut Round) {
+        for owner in self.owners.values_mut() {
+            let Some(batch) = owner.changes.take() else { continue };
+            for outbox in owner.all.batched() {
+                round.batch(outbox, &batch);
+            }
+        }
     }
 
     pub(super) fn job(&mut self, owner: &Owner, id: JobId) -> &mut JobTopic {
@@ -137,9 +163,9 @@ impl Table {
     pub(super) fn due(&self, now: Instant, limit: usize) -> Vec<(Owner, Vec<JobId>)> {
         let mut all = Vec::new();
         for (owner, table) in &self.owners {
-            let everything = !table.all.watchers.is_empty();
+            let everything = table.all.is_watched();
             let is_due = |job: &JobTopic| {
-                !job.finished && job.due <= now && (everything || !job.topic.watchers.is_empty())
+                job.due <= now && job.may_have_news() && (everything || job.topic.is_watched())
             };
             let mut due: Vec<(Instant, JobId)> =
                 table.jobs.iter().filter(|(_, job)| is_due(job)).map(|(id, job)| (job.due, *id)).collect();
@@ -172,19 +198,23 @@ impl Table {
     }
 
     pub(super) fn watched_owners(&self) -> Vec<Owner> {
-        let watched = self.owners.iter().filter(|(_, table)| !table.all.watchers.is_empty());
+        let watched = self.owners.iter().filter(|(_, table)| table.all.is_watched());
         watched.map(|(owner, _)| owner.clone()).collect()
     }
 
-    pub(super) fn note(&mut self, owner: &Owner, ids: &[JobId], due: Instant) {
-        let Some(owner) = self.owners.get_mut(owner).filter(|owner| !owner.all.watchers.is_empty()) else {
+    /// Takes note of jobs of which it was heard that they exist; `member` is about to be told of them, if anybody.
+    pub(super) fn note(&mut self, owner: &Owner, ids: &[JobId], member: Option<MemberId>, due: Instant) {
+        let Some(owner) = self.owners.get_mut(owner).filter(|owner| owner.all.is_watched()) else {
             return;
         };
         for id in ids {
-            if owner.jobs.len() >= JOBS_NOTED {
-                return;
+            if owner.jobs.len() >= JOBS_NOTED && !owner.jobs.contains_key(id) {
+                continue;
             }
-            owner.jobs.entry(*id).or_insert_with(|| JobTopic::new(due));
+            let job = owner.jobs.entry(*id).or_insert_with(|| JobTopic::new(due));
+            if let Some(member) = member {
+                job.doubt(member);
+            }
         }
     }
 
@@ -199,7 +229,7 @@ impl Table {
             table.all.idle_since = Some(now);
             let mut riding = Vec::new();
             for (id, job) in &mut table.jobs {
-                if !job.topic.watchers.is_empty() {
+                if job.topic.is_watched() {
                     job.topic.idle_since = None;
                     if job.topic.subscription.is_none() {
                         riding.push(*id);
@@ -213,23 +243,22 @@ impl Table {
 
     /// Removes what has been idle for the linger, and returns its subscriptions.
     pub(super) fn take_idle(&mut self, now: Instant, linger: Duration) -> Vec<Subscription> {
-        let mut ended = Vec::new();
+        let mut idle = Vec::new();
         for table in self.owners.values_mut() {
             if table.retiring && table.all.is_idle(now, linger) {
-                ended.extend(table.all.subscription.take());
+                idle.extend(table.all.subscription.take());
                 table.all.idle_since = None;
                 table.retiring = false;
             }
             for job in table.jobs.values_mut() {
                 if job.topic.is_idle(now, linger) {
-                    ended.extend(job.topic.subscription.take());
+                    idle.extend(job.topic.subscription.take());
                 }
             }
-            let everything = !table.all.watchers.is_empty();
-            table.jobs.retain(|_, job| job.is_needed(everything));
+            table.forget();
         }
         self.owners.retain(|_, table| !table.is_empty());
-        ended
+        idle
     }
 
     /// How many wildcards and how many single jobs are subscribed to.
@@ -255,51 +284,23 @@ impl OwnerTable {
         }
     }
 
+    /// Forgets jobs that nobody watches; where all are watched, only those that ended longest ago.
+    fn forget(&mut self) {
+        if !self.all.is_watched() {
+            self.ended.clear();
+            self.jobs.retain(|_, job| job.is_held());
+            return;
+        }
+        while self.ended.len() > ENDED_REMEMBERED {
+            let Some(id) = self.ended.pop_front() else { return };
+            if self.jobs.get(&id).is_some_and(|job| job.has_ended() && !job.is_held()) {
+                self.jobs.remove(&id);
+            }
+        }
+    }
+
     fn is_empty(&self) -> bool {
-        self.jobs.is_empty() && self.all.watchers.is_empty() && self.all.subscription.is_none()
-    }
-}
-
-impl Topic {
-    fn deliver(&self, frame: &JobFrame, round: &mut Round) -> usize {
-        self.watchers.values().filter(|outbox| round.live(outbox, frame)).count()
-    }
-
-    fn unwatch(&mut self, member: MemberId, now: Instant) {
-        self.watchers.remove(&member);
-        if self.watchers.is_empty() {
-            self.idle_since.get_or_insert(now);
-        }
-    }
-
-    fn is_idle(&self, now: Instant, linger: Duration) -> bool {
-        self.subscription.is_some()
-            && self.idle_since.is_some_and(|since| now.saturating_duration_since(since) >= linger)
-    }
-}
-
-impl JobTopic {
-    fn new(due: Instant) -> Self {
-        Self { topic: Topic::default(), progress: None, finished: false, due }
-    }
-
-    fn remember(&mut self, frame: &JobFrame) {
-        match frame.class {
-            Class::Progress if !self.finished => {
-                if self.progress.as_ref().is_none_or(|last| last.seq < frame.seq) {
-                    self.progress = Some(frame.clone());
-                }
-            }
-            Class::Progress => {}
-            Class::Event => {
-                self.progress.take_if(|last| last.seq < frame.seq);
-                self.finished |= frame.is_terminal();
-            }
-        }
-    }
-
-    fn is_needed(&self, everything: bool) -> bool {
-        !self.topic.watchers.is_empty() || self.topic.subscription.is_some() || (everything && !self.finished)
+        self.jobs.is_empty() && !self.all.is_watched() && self.all.subscription.is_none()
     }
 }
 

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 use stepcast_shared::ids::JobId;
 use stepcast_shared::messages::EventSeq;
 
-use super::{Bounds, Outgoing};
+use super::rates::Rates;
+use super::{Batch, Bounds, Outgoing};
 use crate::close::{self, Close};
 use crate::frame::{Class, JobFrame};
 use crate::protocol::Jobs;
 use crate::ws::Wire;
 
-/// How many ended jobs are remembered, so that a late copy of their last event is known as one.
-const FINISHED_REMEMBERED: usize = 4_096;
-/// How many jobs are remembered at all. Beyond it one is forgotten, at worst to be told twice.
-const JOBS_REMEMBERED: usize = 65_536;
+/// How many ended jobs are kept for the session. Nobody asks for them while the connection watches all jobs; what is
+/// left out is merely not tidied up.
+const ENDED_KEPT: usize = 4_096;
 /// Room that an empty queue keeps, so that idle connections stay small after a burst.
 const ROOM_KEPT: usize = 8;
 
@@ -25,16 +25,16 @@ pub(super) struct Lanes {
     /// Events and answers, in order.
     events: VecDeque<Outgoing>,
     event_bytes: usize,
-    /// How far each job has come, with its unsent progress.
-    tracks: HashMap<JobId, Track>,
+    /// The latest unsent progress of each job.
+    progress: HashMap<JobId, Wire>,
     /// Jobs that may have unsent progress, the longest waiting first.
     waiting: VecDeque<JobId>,
-    /// Ended jobs, the first first.
-    finished: VecDeque<JobId>,
-    newly_finished: Vec<JobId>,
+    /// Jobs that ended, for the session.
+    ended: Vec<JobId>,
+    /// The last live message: who watches a job by itself and with all others is handed it twice in a row.
+    last: Option<(JobId, EventSeq)>,
     hold: Option<Box<Hold>>,
-    /// Between two updates of a job that has no interval of its own.
-    min_interval: Option<Duration>,
+    rates: Option<Box<Rates>>,
     closing: Option<Close>,
     /// Updates that were replaced before they were sent, not counted elsewhere yet.
     conflated: u64,
@@ -49,23 +49,13 @@ pub(super) struct Left {
     pub wake_at: Option<Instant>,
 }
 
-#[derive(Debug, Default)]
-struct Track {
-    /// The greatest place that was queued.
-    reached: Option<EventSeq>,
-    progress: Option<Wire>,
-    /// Whether it stands in `waiting`.
-    waits: bool,
-    min_interval: Option<Duration>,
-    /// Known only while an interval must be kept.
-    progress_sent_at: Option<Instant>,
-}
-
 /// Live messages that wait for a snapshot.
 #[derive(Debug)]
 struct Hold {
     /// Which jobs; `None` for all.
     ids: Option<HashSet<JobId>>,
+    /// How far the snapshot has told each job.
+    told: HashMap<JobId, EventSeq>,
     events: Vec<JobFrame>,
     progress: HashMap<JobId, JobFrame>,
 }
@@ -76,17 +66,18 @@ impl Lanes {
             bounds,
             events: VecDeque::new(),
             event_bytes: 0,
-            tracks: HashMap::new(),
+            progress: HashMap::new(),
             waiting: VecDeque::new(),
-            finished: VecDeque::new(),
-            newly_finished: Vec::new(),
+            ended: Vec::new(),
+            last: None,
             hold: None,
-            min_interval: None,
+            rates: None,
             closing: None,
             conflated: 0,
         }
     }
 
+    /// Queues what is sent as it is.
     pub(super) fn push(&mut self, wire: Wire, place: u64) {
         if self.closing.is_some() {
             return;
@@ -98,45 +89,74 @@ impl Lanes {
         }
     }
 
-    pub(super) fn live(&mut self, frame: &JobFrame) -> bool {
+    /// Queues a live message, or holds it back for a snapshot.
+    pub(super) fn live(&mut self, frame: &JobFrame) {
+        let this = Some((frame.job_id, frame.seq));
+        if std::mem::replace(&mut self.last, this) == this {
+            return;
+        }
+        self.hold_or_accept(frame);
+    }
+
+    fn hold_or_accept(&mut self, frame: &JobFrame) {
         let Some(hold) = self.hold.as_mut().filter(|hold| hold.covers(frame.job_id)) else {
-            return self.accept(frame);
+            self.accept(frame);
+            return;
         };
         hold.keep(frame);
         if hold.events.len() > self.bounds.messages {
             self.overflow();
         }
-        true
     }
 
-    pub(super) fn accept(&mut self, frame: &JobFrame) -> bool {
+    /// Queues a message of a snapshot.
+    pub(super) fn snapshot(&mut self, frame: &JobFrame) {
+        if let Some(hold) = &mut self.hold {
+            if frame.class == Class::Progress && hold.has_news_of(frame.job_id) {
+                // It belongs behind an event that came after the snapshot was read.
+                hold.keep_latest(frame);
+                return;
+            }
+            hold.told.insert(frame.job_id, frame.seq);
+        }
+        self.accept(frame);
+    }
+
+    /// Queues progress of many jobs: as the shared batch if nothing else waits, otherwise job by job, so that a client
+    /// that is behind gets the latest of each and not one batch after another.
+    pub(super) fn batch(&mut self, batch: &Batch) {
+        let is_free = self.is_empty() && self.hold.is_none() && self.rates.is_none();
+        if is_free {
+            for wire in &batch.wires {
+                self.push(wire.clone(), 0);
+            }
+        } else {
+            for frame in &batch.frames {
+                self.hold_or_accept(frame);
+            }
+        }
+    }
+
+    fn accept(&mut self, frame: &JobFrame) {
         if self.closing.is_some() {
-            return false;
+            return;
         }
-        if self.tracks.len() >= JOBS_REMEMBERED && !self.tracks.contains_key(&frame.job_id) {
-            self.forget_any();
-        }
-        let track = self.tracks.entry(frame.job_id).or_default();
-        if track.reached.is_some_and(|reached| reached.is_terminal() || reached >= frame.seq) {
-            return false;
-        }
-        track.reached = Some(frame.seq);
         match frame.class {
             Class::Event => {
-                self.conflated += u64::from(track.progress.take().is_some());
-                if frame.is_terminal() {
-                    self.finish(frame.job_id);
+                self.conflated += u64::from(self.progress.remove(&frame.job_id).is_some());
+                if frame.is_terminal() && self.ended.len() < ENDED_KEPT {
+                    self.ended.push(frame.job_id);
                 }
                 self.push(frame.wire.clone(), frame.place);
             }
             Class::Progress => {
-                self.conflated += u64::from(track.progress.replace(frame.wire.clone()).is_some());
-                if !std::mem::replace(&mut track.waits, true) {
+                if self.progress.insert(frame.job_id, frame.wire.clone()).is_some() {
+                    self.conflated += 1;
+                } else {
                     self.waiting.push_back(frame.job_id);
                 }
             }
         }
-        true
     }
 
     pub(super) fn hold(&mut self, jobs: &Jobs) {
@@ -145,69 +165,54 @@ impl Lanes {
             Jobs::All => None,
             Jobs::Ids(ids) => Some(ids.iter().copied().collect()),
         };
-        self.hold = Some(Box::new(Hold { ids, events: Vec::new(), progress: HashMap::new() }));
+        let hold = Hold { ids, told: HashMap::new(), events: Vec::new(), progress: HashMap::new() };
+        self.hold = Some(Box::new(hold));
     }
 
     pub(super) fn release(&mut self) {
         let Some(hold) = self.hold.take() else { return };
-        for frame in hold.events.iter().chain(hold.progress.values()) {
+        for frame in hold.events.iter().chain(hold.progress.values()).filter(|frame| hold.is_news(frame)) {
             self.accept(frame);
         }
     }
 
+    /// Drops unsent progress of jobs that are no longer watched.
     pub(super) fn forget(&mut self, jobs: &Jobs) {
         match jobs {
             Jobs::All => {
-                self.tracks.clear();
-                self.waiting.clear();
-                self.finished.clear();
-                self.newly_finished.clear();
+                self.progress = HashMap::new();
+                self.waiting = VecDeque::new();
+                self.rates = None;
             }
             Jobs::Ids(ids) => {
                 for id in ids {
-                    self.tracks.remove(id);
+                    self.progress.remove(id);
                 }
                 self.waiting.retain(|id| !ids.contains(id));
+                if let Some(rates) = &mut self.rates {
+                    rates.forget(ids);
+                }
             }
         }
     }
 
-    pub(super) fn forget_finished(&mut self, ids: &[JobId]) {
-        for id in ids {
-            if self.tracks.get(id).is_some_and(Track::has_ended) {
-                self.tracks.remove(id);
-            }
+    pub(super) fn take_ended(&mut self) -> Vec<JobId> {
+        let ended = std::mem::take(&mut self.ended);
+        if let Some(rates) = &mut self.rates {
+            rates.forget(&ended);
         }
-    }
-
-    pub(super) fn take_finished(&mut self) -> Vec<JobId> {
-        std::mem::take(&mut self.newly_finished)
+        ended
     }
 
     pub(super) fn set_min_interval(&mut self, jobs: &Jobs, interval: Option<Duration>) {
-        match jobs {
-            Jobs::All => self.min_interval = interval,
-            Jobs::Ids(ids) => {
-                for id in ids {
-                    self.tracks.entry(*id).or_default().min_interval = interval;
-                }
-            }
+        if interval.is_some() || self.rates.is_some() {
+            self.rates.get_or_insert_default().set(jobs, interval);
         }
     }
 
-    /// Whether something waits to be taken now or later.
+    /// Whether nothing is to be taken, now or later.
     pub(super) fn is_empty(&self) -> bool {
         self.events.is_empty() && self.waiting.is_empty() && self.closing.is_none()
-    }
-
-    /// Whether live messages wait for a snapshot.
-    pub(super) fn holds(&self) -> bool {
-        self.hold.is_some()
-    }
-
-    /// Whether updates wait that a shared batch would overtake.
-    pub(super) fn has_progress(&self) -> bool {
-        !self.waiting.is_empty()
     }
 
     pub(super) fn take_conflated(&mut self) -> u64 {
@@ -263,45 +268,22 @@ impl Lanes {
                 break;
             }
             let Some(id) = self.waiting.pop_front() else { break };
-            let Some(track) = self.tracks.get_mut(&id) else { continue };
-            if track.progress.is_none() {
-                track.waits = false;
+            if !self.progress.contains_key(&id) {
                 continue;
             }
             // Most clients ask for no rate, and reading the clock for each job would cost them.
-            if let Some(interval) = track.min_interval.or(self.min_interval) {
-                let now = now();
-                if let Some(due) = track.progress_sent_at.map(|at| at + interval).filter(|due| *due > now) {
-                    wake_at = Some(wake_at.map_or(due, |at| at.min(due)));
-                    self.waiting.push_back(id);
-                    continue;
-                }
-                track.progress_sent_at = Some(now);
+            if let Some(due) = self.rates.as_mut().and_then(|rates| rates.not_before(id, &now)) {
+                wake_at = Some(wake_at.map_or(due, |at| at.min(due)));
+                self.waiting.push_back(id);
+                continue;
             }
-            track.waits = false;
-            taken.extend(track.progress.take().map(|wire| Outgoing { wire, place: 0 }));
+            taken.extend(self.progress.remove(&id).map(|wire| Outgoing { wire, place: 0 }));
+        }
+        if self.progress.is_empty() && self.progress.capacity() > ROOM_KEPT {
+            self.progress.shrink_to(ROOM_KEPT);
+            self.waiting.shrink_to(ROOM_KEPT);
         }
         wake_at
-    }
-
-    fn finish(&mut self, id: JobId) {
-        self.newly_finished.push(id);
-        self.finished.push_back(id);
-        if self.finished.len() > FINISHED_REMEMBERED
-            && let Some(first) = self.finished.pop_front()
-            && self.tracks.get(&first).is_some_and(Track::has_ended)
-        {
-            self.tracks.remove(&first);
-        }
-        // Nobody asks for it while the connection watches all jobs; what is left out is merely not tidied up.
-        self.newly_finished.truncate(FINISHED_REMEMBERED);
-    }
-
-    fn forget_any(&mut self) {
-        let any = self.tracks.iter().find(|(_, track)| track.progress.is_none()).map(|(id, _)| *id);
-        if let Some(id) = any {
-            self.tracks.remove(&id);
-        }
     }
 
     fn overflow(&mut self) {
@@ -310,14 +292,8 @@ impl Lanes {
         self.events = VecDeque::new();
         self.event_bytes = 0;
         self.waiting = VecDeque::new();
-        self.tracks = HashMap::new();
+        self.progress = HashMap::new();
         self.hold = None;
-    }
-}
-
-impl Track {
-    fn has_ended(&self) -> bool {
-        self.reached.is_some_and(EventSeq::is_terminal)
     }
 }
 
@@ -328,13 +304,26 @@ impl Hold {
 
     fn keep(&mut self, frame: &JobFrame) {
         match frame.class {
-            Class::Event => self.events.push(frame.clone()),
-            Class::Progress => {
-                let newest = self.progress.entry(frame.job_id).or_insert_with(|| frame.clone());
-                if newest.seq < frame.seq {
-                    *newest = frame.clone();
-                }
+            Class::Event => {
+                self.progress.remove(&frame.job_id);
+                self.events.push(frame.clone());
             }
+            Class::Progress => self.keep_latest(frame),
         }
+    }
+
+    fn keep_latest(&mut self, frame: &JobFrame) {
+        if self.progress.get(&frame.job_id).is_none_or(|kept| kept.seq < frame.seq) {
+            self.progress.insert(frame.job_id, frame.clone());
+        }
+    }
+
+    /// Whether the snapshot has not told as much.
+    fn is_news(&self, frame: &JobFrame) -> bool {
+        self.told.get(&frame.job_id).is_none_or(|told| *told < frame.seq)
+    }
+
+    fn has_news_of(&self, id: JobId) -> bool {
+        self.events.iter().any(|event| event.job_id == id && self.is_news(event))
     }
 }

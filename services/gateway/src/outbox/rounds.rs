@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Outbox, Outgoing};
 use crate::frame::JobFrame;
+use crate::ws::Wire;
 
 /// What a flush did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,15 @@ impl AddAssign for Written {
     }
 }
 
+/// Progress of many jobs, encoded once for all who take it so.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The latest of each job.
+    pub frames: Vec<JobFrame>,
+    /// The same in few messages.
+    pub wires: Vec<Wire>,
+}
+
 /// Outboxes that were filled and are to be written together, each once.
 ///
 /// Filling first and writing afterwards is what joins the frames of one connection into one write.
@@ -35,14 +45,22 @@ pub struct Round {
 }
 
 impl Round {
-    /// Queues a live message for a connection. False if it does not go beyond what is known there.
-    pub fn live(&mut self, outbox: &Arc<Outbox>, frame: &JobFrame) -> bool {
+    /// Queues a live message for a connection.
+    pub fn live(&mut self, outbox: &Arc<Outbox>, frame: &JobFrame) {
         let mut inner = outbox.lock();
-        let new = inner.lanes.live(frame);
-        if new && !std::mem::replace(&mut inner.dirty, true) {
+        inner.lanes.live(frame);
+        if !std::mem::replace(&mut inner.dirty, true) {
             self.outboxes.push(Arc::clone(outbox));
         }
-        new
+    }
+
+    /// Queues progress of many jobs for a connection.
+    pub fn batch(&mut self, outbox: &Arc<Outbox>, batch: &Batch) {
+        let mut inner = outbox.lock();
+        inner.lanes.batch(batch);
+        if !std::mem::replace(&mut inner.dirty, true) {
+            self.outboxes.push(Arc::clone(outbox));
+        }
     }
 
     /// Whether nothing waits here.

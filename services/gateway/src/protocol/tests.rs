@@ -15,13 +15,13 @@ fn complaint(value: &Value) -> String {
 
 #[test]
 fn the_oldest_clients_are_understood() {
-    let all = Subscribe { jobs: Jobs::All, since: None, max_rate: None };
+    let all = Subscribe { jobs: Jobs::All, since: None, batch: false, max_rate: None };
     for text in [r#"{"type":"subscribe","job_ids":null}"#, r#"{"type":"subscribe"}"#] {
         assert_eq!(parse(text).unwrap().message, ClientMessage::Subscribe(all.clone()));
     }
     let id = JobId::mint();
     let text = json!({"type": "subscribe", "job_ids": [id, id], "include_previews": true}).to_string();
-    let one = Subscribe { jobs: Jobs::Ids(vec![id]), since: None, max_rate: None };
+    let one = Subscribe { jobs: Jobs::Ids(vec![id]), since: None, batch: false, max_rate: None };
     assert_eq!(parse(&text).unwrap().message, ClientMessage::Subscribe(one));
     assert_eq!(parse(r#"{"type":"ping","timestamp":17}"#).unwrap().message, ClientMessage::Ping);
 }
@@ -45,6 +45,8 @@ fn a_wrong_field_is_named() {
         (json!({"type": "subscribe", "job_ids": "x"}), "`job_ids`"),
         (json!({"type": "subscribe", "job_id": "x"}), "`job_ids`"),
         (json!({"type": "subscribe", "since": "yesterday"}), "`since`"),
+        (json!({"type": "subscribe", "batch": 1}), "`batch`"),
+        (json!({"type": "subscribe", "batch": true, "job_ids": []}), "`job_ids`"),
         (json!({"type": "subscribe", "max_rate": 0}), "`max_rate`"),
         (json!({"type": "subscribe", "max_rate": "5"}), "`max_rate`"),
         (json!({"type": "subscribe", "previews": "all"}), "`previews`"),
@@ -85,9 +87,11 @@ fn to_json(incoming: &Incoming) -> String {
         Jobs::Ids(ids) => json!(ids),
     };
     let mut value = match &incoming.message {
-        ClientMessage::Subscribe(Subscribe { jobs, since, max_rate }) => {
+        ClientMessage::Subscribe(Subscribe { jobs, since, batch, max_rate }) => {
             let since = since.map(|time| time.to_rfc3339());
-            json!({"type": "subscribe", "job_ids": ids(jobs), "since": since, "max_rate": max_rate})
+            json!({
+                "type": "subscribe", "job_ids": ids(jobs), "since": since, "batch": batch, "max_rate": max_rate,
+            })
         }
         ClientMessage::Unsubscribe(jobs) => json!({"type": "unsubscribe", "job_ids": ids(jobs)}),
         ClientMessage::Ping => json!({"type": "ping"}),
@@ -111,8 +115,9 @@ fn any_incoming() -> impl Strategy<Value = Incoming> {
         .prop_map(|millis| millis.and_then(DateTime::from_timestamp_millis));
     let rate = proptest::option::of(1u32..=1_000).prop_map(|rate| rate.map(f64::from));
     let message = prop_oneof![
-        (any_jobs(), time, rate).prop_map(|(jobs, since, max_rate)| {
-            ClientMessage::Subscribe(Subscribe { jobs, since, max_rate })
+        (any_jobs(), time, any::<bool>(), rate).prop_map(|(jobs, since, batch, max_rate)| {
+            let batch = batch && jobs == Jobs::All;
+            ClientMessage::Subscribe(Subscribe { jobs, since, batch, max_rate })
         }),
         any_jobs().prop_map(ClientMessage::Unsubscribe),
         Just(ClientMessage::Ping),

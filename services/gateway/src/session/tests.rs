@@ -102,8 +102,9 @@ fn a_subscribe_becomes_one_operation() {
     });
     let expected = Operation::Subscribe {
         jobs: Jobs::Ids(ids),
+        since: Some(Since::Time("2026-01-01T00:00:00Z".parse().unwrap())),
+        batch: false,
         max_rate: Some(5.0),
-        recovered: Some(false),
         request_id: Some("r".to_owned()),
     };
     assert_eq!(started(talk.say(&message)), expected);

@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
 use super::handshake::{self, Unfit};
 use super::*;
-use crate::close;
+use crate::close::{self, Close};
 
 /// Longest message of these tests.
 const LONGEST: usize = 70_000;
@@ -33,11 +33,11 @@ impl Frame {
         match self.payload.len() {
             length @ ..126 => bytes.push(masked | u8::try_from(length).unwrap()),
             length @ ..65_536 => {
-                bytes.push(masked | 126);
+                bytes.push(masked | 0x7e);
                 bytes.extend(u16::try_from(length).unwrap().to_be_bytes());
             }
             length => {
-                bytes.push(masked | 127);
+                bytes.push(masked | 0x7f);
                 bytes.extend((length as u64).to_be_bytes());
             }
         }
@@ -70,8 +70,6 @@ fn decode(bytes: &[u8], pieces: &[usize]) -> (Vec<Received>, Option<Close>) {
     }
     (received, None)
 }
-
-use crate::close::Close;
 
 /// What comes in is what was given; what goes out is nobody's business.
 struct OneWay<'a>(&'a [u8]);

@@ -143,6 +143,7 @@ impl Job {
             error: None,
             backend: Some(backend()),
             recovered: false,
+            stopped_after_seconds: None,
         })
     }
 

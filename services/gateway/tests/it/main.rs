@@ -7,5 +7,6 @@ mod nats_server;
 mod outages;
 mod process;
 mod requests;
+mod resume;
 mod stage;
 mod watching;

@@ -195,3 +195,40 @@ async fn a_gateway_that_stops_does_not_wait_for_the_deaf() {
     let _deaf = stage.watch_all().await;
     timeout(Duration::from_secs(8), stage.supervisor.finish()).await.expect("an end in time").unwrap();
 }
+
+#[tokio::test]
+async fn one_address_may_not_take_every_place() {
+    let arguments = ["--gateway-max-connections-per-address", "2", "--gateway-trust-forwarded-for"];
+    let stage = Stage::with(&arguments).await;
+    let _first = WsClient::connect(stage.address).await;
+    let second = WsClient::connect(stage.address).await;
+    assert_eq!(WsClient::status_for(stage.address, None).await, StatusCode::TOO_MANY_REQUESTS);
+    drop(second);
+    let again = async {
+        while WsClient::status_for(stage.address, None).await != StatusCode::SWITCHING_PROTOCOLS {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, again).await.expect("a place that was left is free again");
+}
+
+#[tokio::test]
+async fn an_old_connection_is_asked_to_come_back() {
+    let stage = Stage::with(&["--gateway-max-age", "200ms"]).await;
+    let mut client = stage.connect().await;
+    client.expect("going_away").await;
+    assert_eq!(client.close_code().await, CloseCode::Away);
+}
+
+#[tokio::test]
+async fn whoever_watches_nothing_may_not_stay_for_ever() {
+    let stage = Stage::with(&["--gateway-idle", "300ms", "--gateway-heartbeat", "100ms"]).await;
+    let job = stage.job();
+    let mut watching = stage.watch(&[&job]).await;
+    let mut idle = stage.connect().await;
+    // Both read, and so both answer pings.
+    tokio::select! {
+        code = idle.close_code() => assert_eq!(code, CloseCode::Away),
+        code = watching.close_code() => panic!("whoever watches is closed with {code}"),
+    }
+}

@@ -133,7 +133,8 @@ async fn whoever_watches_all_is_told_of_every_active_job() {
     client.say(&json!({"type": "subscribe", "job_ids": null, "request_id": "r"})).await;
     let confirmed = client.expect("subscription_confirmed").await;
     let expected = json!({
-        "job_ids": null, "unknown": [], "previews": "none", "recovered": null, "truncated": true, "request_id": "r",
+        "job_ids": null, "unknown": [], "previews": "none", "recovered": null, "batch": false, "truncated": true,
+        "request_id": "r",
     });
     assert_eq!(confirmed, expected);
     client.expect_of("generation_started", running.id).await;
@@ -196,6 +197,7 @@ async fn an_end_is_told_once_however_often_it_is_read_and_again_to_who_asks_agai
     client.expect_of("generation_queued", job.id).await;
     client.say(&json!({"type": "subscribe", "job_ids": [job.id]})).await;
     client.expect("subscription_confirmed").await;
+    client.expect_of("generation_queued", job.id).await;
     let mut second = stage.watch(&[&job]).await;
     second.expect_of("generation_queued", job.id).await;
     job.started().await;

@@ -1,5 +1,8 @@
+use futures_util::FutureExt as _;
+
 use super::*;
 use crate::feed::Feed;
+use crate::frame::Class;
 use crate::outbox::Bounds;
 use crate::ws::Wire;
 
@@ -28,6 +31,12 @@ impl Ended {
     }
 }
 
+/// What waits in an outbox, taken.
+fn frames(outbox: &Outbox) -> Vec<String> {
+    let (taken, _) = outbox.next().now_or_never().unwrap_or_default();
+    taken.iter().map(|it| String::from_utf8(it.wire.payload().to_vec()).unwrap()).collect()
+}
+
 fn deliver(table: &mut Table, owner: &Owner, frame: &JobFrame) -> usize {
     table.deliver(owner, frame, &mut Round::default())
 }
@@ -50,7 +59,7 @@ fn a_message_reaches_those_who_asked_for_its_job_and_nobody_else() {
     assert_eq!(deliver(&mut table, &owner, &frame(id, "1.1", Class::Event)), 1);
     assert_eq!(deliver(&mut table, &owner, &frame(JobId::mint(), "1.1", Class::Event)), 0);
     assert_eq!(deliver(&mut table, &"other".parse().unwrap(), &frame(id, "1.2", Class::Event)), 0);
-    table.watch_all(&owner, 2, &outbox(), now);
+    table.watch_all(&owner, 2, &outbox(), false, now);
     assert_eq!(deliver(&mut table, &owner, &frame(id, "1.2", Class::Event)), 2);
     assert_eq!(deliver(&mut table, &owner, &frame(JobId::mint(), "1.1", Class::Event)), 1);
 }
@@ -75,7 +84,7 @@ fn a_subscription_lingers_and_survives_a_quick_return() {
 fn single_jobs_ride_on_a_wildcard_and_get_off_before_it_ends() {
     let (start, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
     let (mut table, _outbox, single_ended) = watching(id, start);
-    assert!(!table.watch_all(&owner, 2, &outbox(), start));
+    assert!(!table.watch_all(&owner, 2, &outbox(), false, start));
     let (wildcard_ended, wildcard) = subscription();
     table.set_wildcard(&owner, wildcard, start);
     // Both for a while, then the wildcard alone, also for newcomers.
@@ -102,15 +111,84 @@ fn single_jobs_ride_on_a_wildcard_and_get_off_before_it_ends() {
 }
 
 #[test]
+fn nothing_goes_back_and_nothing_follows_the_end() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let (mut table, _outbox, _ended) = watching(id, now);
+    assert_eq!(deliver(&mut table, &owner, &frame(id, "2.5", Class::Progress)), 1);
+    for old in ["2.5", "2.4", "1.2147483646"] {
+        assert_eq!(deliver(&mut table, &owner, &frame(id, old, Class::Progress)), 0, "{old}");
+    }
+    assert_eq!(deliver(&mut table, &owner, &frame(id, "2.2147483647", Class::Event)), 1);
+    assert_eq!(deliver(&mut table, &owner, &frame(id, "2.2147483647", Class::Event)), 0);
+    assert_eq!(deliver(&mut table, &owner, &frame(id, "3.1", Class::Event)), 0);
+}
+
+#[test]
+fn who_came_later_and_was_told_nothing_is_told_when_the_job_is_read_again() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let (mut table, _outbox, _ended) = watching(id, now);
+    deliver(&mut table, &owner, &frame(id, "1.1", Class::Event));
+    deliver(&mut table, &owner, &frame(id, "1.7", Class::Progress));
+    let late = outbox();
+    table.watch_job(&owner, id, 2, &late, now);
+    assert_eq!(deliver(&mut table, &owner, &frame(id, "1.1", Class::Event)), 1);
+    assert_eq!(deliver(&mut table, &owner, &frame(id, "1.1", Class::Event)), 0);
+    assert_eq!(frames(&late), ["1.1", "1.7"]);
+}
+
+#[test]
+fn what_a_snapshot_tells_first_is_news_to_the_others_and_no_news_afterwards() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let (mut table, early, _ended) = watching(id, now);
+    deliver(&mut table, &owner, &frame(id, "1.1", Class::Event));
+    let late = outbox();
+    table.watch_job(&owner, id, 2, &late, now);
+    let events = HashMap::from([(id, frame(id, "1.2147483647", Class::Event))]);
+    assert!(table.settle(&owner, 2, &[id], &events, &mut Round::default()).is_empty());
+    assert_eq!(frames(&early), ["1.1", "1.2147483647"]);
+    assert_eq!(deliver(&mut table, &owner, &frame(id, "1.2147483647", Class::Event)), 0);
+}
+
+#[test]
+fn a_snapshot_of_a_job_that_nobody_knew_is_told_to_nobody_else() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let mut table = Table::default();
+    let (dashboard, other) = (outbox(), outbox());
+    table.watch_all(&owner, 1, &dashboard, false, now);
+    table.watch_job(&owner, id, 2, &other, now);
+    let events = HashMap::from([(id, frame(id, "1.2147483647", Class::Event))]);
+    table.settle(&owner, 2, &[id], &events, &mut Round::default());
+    assert!(frames(&dashboard).is_empty());
+}
+
+#[test]
+fn progress_comes_at_once_or_in_batches_and_events_always_at_once() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let mut table = Table::default();
+    let (plain, batched) = (outbox(), outbox());
+    table.watch_all(&owner, 1, &plain, false, now);
+    table.watch_all(&owner, 2, &batched, true, now);
+    assert_eq!(deliver(&mut table, &owner, &frame(id, "1.1", Class::Event)), 2);
+    assert_eq!(deliver(&mut table, &owner, &frame(id, "1.2", Class::Progress)), 1);
+    assert_eq!(deliver(&mut table, &owner, &frame(id, "1.3", Class::Progress)), 1);
+    assert_eq!(frames(&batched), ["1.1"]);
+    table.send_batches(&mut Round::default());
+    let [batch] = &frames(&batched)[..] else { panic!("not one batch") };
+    assert!(batch.contains("\"messages\":[1.3]"), "{batch}");
+    table.send_batches(&mut Round::default());
+    assert!(frames(&batched).is_empty());
+}
+
+#[test]
 fn the_last_progress_is_kept_for_latecomers_until_its_attempt_ends() {
     let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
     let (mut table, _outbox, _ended) = watching(id, now);
     deliver(&mut table, &owner, &frame(id, "1.5", Class::Progress));
     deliver(&mut table, &owner, &frame(id, "1.4", Class::Progress));
     deliver(&mut table, &owner, &frame(id, "1.1", Class::Event));
-    assert_eq!(table.last_progress(&owner, id).unwrap().wire.payload(), b"1.5");
+    assert_eq!(table.job(&owner, id).progress().unwrap().wire.payload(), b"1.5");
     deliver(&mut table, &owner, &frame(id, "1.2147483646", Class::Event));
-    assert!(table.last_progress(&owner, id).is_none());
+    assert!(table.job(&owner, id).progress().is_none());
 }
 
 #[test]
@@ -134,11 +212,11 @@ fn unfinished_watched_jobs_fall_due_and_finished_ones_do_not() {
 fn the_longest_overdue_are_read_first() {
     let (now, owner) = (Instant::now(), Owner::anonymous());
     let mut table = Table::default();
-    table.watch_all(&owner, 1, &outbox(), now);
+    table.watch_all(&owner, 1, &outbox(), false, now);
     let ids: Vec<JobId> = (0..100).map(|_| JobId::mint()).collect();
     for (age, id) in ids.iter().enumerate() {
         let due = now + Duration::from_millis(100 - age as u64);
-        table.note(&owner, &[*id], due);
+        table.note(&owner, &[*id], None, due);
     }
     let (_, mut first) = table.due(now + Duration::from_secs(1), 10).remove(0);
     first.sort_unstable();
@@ -149,10 +227,10 @@ fn the_longest_overdue_are_read_first() {
 fn jobs_of_an_owner_are_noted_only_while_all_are_watched() {
     let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
     let mut table = Table::default();
-    table.note(&owner, &[id], now);
+    table.note(&owner, &[id], None, now);
     assert!(table.due(now, 10).is_empty());
-    table.watch_all(&owner, 1, &outbox(), now);
-    table.note(&owner, &[id], now);
+    table.watch_all(&owner, 1, &outbox(), false, now);
+    table.note(&owner, &[id], None, now);
     deliver(&mut table, &owner, &frame(JobId::mint(), "0.0", Class::Event));
     assert_eq!(table.due(Instant::now(), 10)[0].1.len(), 2);
     assert_eq!(table.due(Instant::now(), 1)[0].1.len(), 1);

@@ -1,0 +1,200 @@
+//! One job in the hub: who watches it, and how far it has come.
+//!
+//! How far a job has come is known once for all its watchers, not once for each: what does not go beyond it is
+//! dropped here, so live messages, snapshots and repeated reads may overlap freely. The few watchers of whom it is
+//! not known that they have had it are named, and served when the job is read again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use stepcast_shared::messages::EventSeq;
+
+use super::table::MemberId;
+use crate::feed::Subscription;
+use crate::frame::{Class, JobFrame};
+use crate::outbox::{Outbox, Round};
+
+/// Who wants a subject, and its subscription.
+#[derive(Debug, Default)]
+pub(super) struct Topic {
+    watchers: Vec<Watcher>,
+    pub(super) subscription: Option<Subscription>,
+    /// Since when its subscription is not needed.
+    pub(super) idle_since: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Watcher {
+    member: MemberId,
+    outbox: Arc<Outbox>,
+    /// Takes progress in batches.
+    batched: bool,
+}
+
+impl Topic {
+    pub(super) fn watch(&mut self, member: MemberId, outbox: &Arc<Outbox>, batched: bool) {
+        let watcher = Watcher { member, outbox: Arc::clone(outbox), batched };
+        match self.watchers.iter_mut().find(|it| it.member == member) {
+            Some(known) => *known = watcher,
+            None => self.watchers.push(watcher),
+        }
+    }
+
+    pub(super) fn unwatch(&mut self, member: MemberId, now: Instant) {
+        if let Some(index) = self.watchers.iter().position(|it| it.member == member) {
+            self.watchers.swap_remove(index);
+        }
+        if self.watchers.is_empty() {
+            self.watchers = Vec::new();
+            self.idle_since.get_or_insert(now);
+        }
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        !self.watchers.is_empty()
+    }
+
+    pub(super) fn has_batched(&self) -> bool {
+        self.watchers.iter().any(|it| it.batched)
+    }
+
+    /// The outboxes of those who take progress in batches.
+    pub(super) fn batched(&self) -> impl Iterator<Item = &Arc<Outbox>> {
+        self.watchers.iter().filter(|it| it.batched).map(|it| &it.outbox)
+    }
+
+    pub(super) fn is_idle(&self, now: Instant, linger: Duration) -> bool {
+        self.subscription.is_some()
+            && self.idle_since.is_some_and(|since| now.saturating_duration_since(since) >= linger)
+    }
+
+    /// Hands a frame to every watcher; returns to how many.
+    pub(super) fn deliver(&self, frame: &JobFrame, round: &mut Round) -> usize {
+        let mut delivered = 0;
+        for watcher in &self.watchers {
+            if !watcher.batched || frame.class == Class::Event {
+                round.live(&watcher.outbox, frame);
+                delivered += 1;
+            }
+        }
+        delivered
+    }
+
+    fn deliver_to(&self, members: &[MemberId], frame: &JobFrame, round: &mut Round) -> usize {
+        let named = self.watchers.iter().filter(|it| members.contains(&it.member));
+        named.map(|it| round.live(&it.outbox, frame)).count()
+    }
+}
+
+/// What is known of a job that somebody watches.
+#[derive(Debug)]
+pub(super) struct JobTopic {
+    pub(super) topic: Topic,
+    /// The furthest that was handed out.
+    reached: Option<EventSeq>,
+    /// The last progress of the running attempt.
+    progress: Option<JobFrame>,
+    /// Watchers who may not have had what was handed out before they came.
+    unsure: Vec<MemberId>,
+    /// When its recorded events are to be read again.
+    pub(super) due: Instant,
+}
+
+impl JobTopic {
+    pub(super) fn new(due: Instant) -> Self {
+        Self { topic: Topic::default(), reached: None, progress: None, unsure: Vec::new(), due }
+    }
+
+    /// Hands a frame to whom it is news, among the job's own watchers and those of `all`; returns to how many.
+    pub(super) fn deliver(&mut self, frame: &JobFrame, all: &Topic, round: &mut Round) -> usize {
+        if self.advance(frame) {
+            self.unsure.clear();
+            return self.topic.deliver(frame, round) + all.deliver(frame, round);
+        }
+        if frame.class == Class::Progress || self.unsure.is_empty() {
+            return 0;
+        }
+        // An event read again: news for those alone who have had nothing yet, and then they need the progress too.
+        let unsure = std::mem::take(&mut self.unsure);
+        let further = self.progress.as_ref().filter(|progress| progress.seq > frame.seq);
+        let mut delivered = 0;
+        for topic in [&self.topic, all] {
+            delivered += topic.deliver_to(&unsure, frame, round);
+            if let Some(progress) = further {
+                topic.deliver_to(&unsure, progress, round);
+            }
+        }
+        delivered
+    }
+
+    /// Takes note that a member is told of this event, or of nothing, by a snapshot, and returns the progress that
+    /// belongs to it. Where the event is news to others it is handed to them.
+    pub(super) fn settle(
+        &mut self,
+        member: MemberId,
+        event: Option<&JobFrame>,
+        all: &Topic,
+        round: &mut Round,
+    ) -> Option<JobFrame> {
+        self.unsure.retain(|it| *it != member);
+        if let Some(event) = event {
+            if self.reached.is_some() {
+                self.deliver(event, all, round);
+            } else {
+                // Nobody here has heard of the job: whoever came before is unsure.
+                self.advance(event);
+                let unsure = std::mem::take(&mut self.unsure);
+                for topic in [&self.topic, all] {
+                    topic.deliver_to(&unsure, event, round);
+                }
+            }
+        }
+        self.progress.clone()
+    }
+
+    /// Notes that a member may not have had what was handed out before.
+    pub(super) fn doubt(&mut self, member: MemberId) {
+        if !self.unsure.contains(&member) {
+            self.unsure.push(member);
+        }
+    }
+
+    pub(super) fn unwatch(&mut self, member: MemberId, now: Instant) {
+        self.topic.unwatch(member, now);
+        self.unsure.retain(|it| *it != member);
+    }
+
+    /// Whether nothing of it follows.
+    pub(super) fn has_ended(&self) -> bool {
+        self.reached.is_some_and(EventSeq::is_terminal)
+    }
+
+    /// Whether its recorded events are worth reading again.
+    pub(super) fn may_have_news(&self) -> bool {
+        !self.has_ended() || !self.unsure.is_empty()
+    }
+
+    /// Whether it is watched, by itself or with all others, or still subscribed to.
+    pub(super) fn is_held(&self) -> bool {
+        self.topic.is_watched() || self.topic.subscription.is_some()
+    }
+
+    /// The latest progress, if it goes beyond the last event.
+    #[cfg(test)]
+    pub(super) fn progress(&self) -> Option<&JobFrame> {
+        self.progress.as_ref()
+    }
+
+    /// Takes note of a frame; false if it does not go beyond what was handed out.
+    fn advance(&mut self, frame: &JobFrame) -> bool {
+        if self.reached.is_some_and(|reached| reached.is_terminal() || reached >= frame.seq) {
+            return false;
+        }
+        self.reached = Some(frame.seq);
+        self.progress = match frame.class {
+            Class::Progress => Some(frame.clone()),
+            Class::Event => None,
+        };
+        true
+    }
+}
