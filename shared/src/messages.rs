@@ -292,6 +292,10 @@ pub struct Complete {
     /// Whether an orphaned render was adopted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovered: bool,
+    /// Seconds from the first request to cancel, as api wrote it down, to the return of the render's POST. Only on a
+    /// cancelled job whose render was under way and has been seen to return.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_after_seconds: Option<f64>,
 }
 
 /// One image of a job.

@@ -111,6 +111,9 @@ pub struct HeldClaim {
 pub struct Renewed {
     /// One per claim.
     pub claims: Vec<RenewOutcome>,
+    /// One per claim: seconds since its cancel was first asked for, on the database's clock, if it was.
+    #[serde(default)]
+    pub cancel_asked_ago: Vec<Option<f64>>,
 }
 
 /// What became of one renewed claim.

@@ -25,7 +25,7 @@ pub async fn cancel(state: &AppState, owner: &Owner, job_id: JobId) -> Result<Ca
     if status.is_terminal() {
         return Err(Error::WrongState(status));
     }
-    let news = jobs::mark_cancelling(&mut transaction, job_id).await?;
+    let news = jobs::mark_cancelling(&mut transaction, state.db.dialect, job_id).await?;
     // Nobody holds it, so nobody else can end it.
     let ends_now = news && job.claimed == 0 && status == Status::Pending;
     let event = ends_now.then(|| {
@@ -93,5 +93,6 @@ pub fn cancelled(job_id: JobId, attempt: u32) -> JobMessage {
         error: Some(JobError { code: ErrorCode::Cancelled, message, retryable: false, answer: None }),
         backend: None,
         recovered: false,
+        stopped_after_seconds: None,
     })
 }

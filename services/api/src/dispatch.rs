@@ -101,12 +101,14 @@ fn has_others(state: &AppState, request: &ClaimRequest, modes: &BTreeMap<String,
 /// Extends claims, and says what has become of each.
 pub async fn renew(state: &AppState, request: &RenewRequest) -> Result<Renewed, Error> {
     let mut transaction = state.db.begin().await?;
-    let mut outcomes = Vec::with_capacity(request.claims.len());
+    let mut renewed = Renewed { claims: Vec::new(), cancel_asked_ago: Vec::new() };
     for claim in &request.claims {
-        outcomes.push(claims::renew(&mut transaction, state.db.dialect, *claim).await?);
+        let (outcome, asked_ago) = claims::renew(&mut transaction, state.db.dialect, *claim).await?;
+        renewed.claims.push(outcome);
+        renewed.cancel_asked_ago.push(asked_ago);
     }
     transaction.commit().await?;
-    Ok(Renewed { claims: outcomes })
+    Ok(renewed)
 }
 
 /// Takes a claim back that was not started.

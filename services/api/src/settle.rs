@@ -167,5 +167,6 @@ fn failed(job_id: JobId, attempt: u32, backend: Option<BackendId>, error: JobErr
         error: Some(error),
         backend,
         recovered: false,
+        stopped_after_seconds: None,
     })
 }

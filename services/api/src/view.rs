@@ -56,6 +56,8 @@ pub struct Job {
     pub finished_at: Option<Timestamp>,
     /// Seconds that its last attempt took.
     pub total_duration: Option<f64>,
+    /// Seconds from the first request to cancel it to the end of its render, if that was cancelled.
+    pub stopped_after_seconds: Option<f64>,
     /// Place among the waiting, from 1.
     pub position: Option<i64>,
     /// Why it waits.
@@ -182,6 +184,7 @@ async fn assemble(state: &AppState, row: &JobRow, waits: Option<Waits>) -> Resul
         started_at: row.started_at.map(Timestamp::from_millis),
         finished_at: row.finished_at.map(Timestamp::from_millis),
         total_duration: result.as_ref().and_then(|result| result.total_duration),
+        stopped_after_seconds: result.as_ref().and_then(|result| result.stopped_after_seconds),
         position: waits.as_ref().map(|waits| waits.position),
         waiting_for: waits.as_ref().map(|waits| waits.reason),
         estimated_wait_seconds: waits.as_ref().and_then(|waits| waits.seconds),

@@ -93,13 +93,13 @@ impl Attempt<'_> {
         let watch = Watch::new(self.shared, self.sdnext, &self.claim, self.backend, begun);
         let expected = render.plan.expected(render.images_sent);
         let post = self.sdnext.render(render.path, render.body);
-        let answer = tokio::select! {
-            answer = post => answer,
+        let (answer, returned) = tokio::select! {
+            answer = post => (answer, Some(Instant::now())),
             never = watch.follow(&mut tracker) => match never {},
-            () = watch.gave_up() => Answer::Transport {
+            () = watch.gave_up() => (Answer::Transport {
                 kind: TransportKind::TimedOut,
                 message: "it did not stop when it was interrupted".to_owned(),
-            },
+            }, None),
         };
         let duration = begun.elapsed();
         let stop = watch.stop();
@@ -117,9 +117,18 @@ impl Attempt<'_> {
         if matches!(verdict, Verdict::Completed { .. }) {
             self.memory.learn(&tracker.finish(duration));
         }
+        let ending =
+            Outcome { claim: &self.claim, backend: self.backend, duration, stop, stopped_after: None };
+        let concluding = async {
+            let stopped_after = match returned {
+                Some(returned) if stop == Some(Stop::Cancelled) => watch.stopped_after(returned).await,
+                _ => None,
+            };
+            self.conclude(verdict, Outcome { stopped_after, ..ending }, started, &watch).await
+        };
         // The claim is kept alive while images are stored and the outcome is recorded.
         let failure = tokio::select! {
-            failure = self.conclude(verdict, stop, duration, started, &watch) => failure,
+            failure = concluding => failure,
             never = watch.hold() => match never {},
         };
         self.clear_inflight().await;
@@ -245,12 +254,10 @@ impl Attempt<'_> {
     async fn conclude(
         &self,
         verdict: Verdict,
-        stop: Option<Stop>,
-        duration: Duration,
+        context: Outcome<'_>,
         started: u64,
         watch: &Watch<'_>,
     ) -> Option<JobError> {
-        let context = Outcome { claim: &self.claim, backend: self.backend, duration, stop };
         let (store, patience) = (&*self.shared.images, self.shared.config.store_patience);
         let decided = outcome::decide(&context, verdict, store, patience, watch.asked()).await;
         let Some(message) = decided else {
@@ -265,8 +272,8 @@ impl Attempt<'_> {
         };
         self.record(message, started).await;
         metrics::counter!("stepcast_attempts_total", "outcome" => kind.as_str()).increment(1);
-        metrics::histogram!("stepcast_attempt_seconds").record(duration.as_secs_f64());
-        info!(outcome = %kind, seconds = duration.as_secs_f64(), "render ended");
+        metrics::histogram!("stepcast_attempt_seconds").record(context.duration.as_secs_f64());
+        info!(outcome = %kind, seconds = context.duration.as_secs_f64(), "render ended");
         failure
     }
 

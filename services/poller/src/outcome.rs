@@ -42,6 +42,8 @@ pub struct Outcome<'a> {
     /// From the POST to its answer.
     pub duration: Duration,
     pub stop: Option<Stop>,
+    /// From the first request to cancel to the POST's answer, if both came.
+    pub stopped_after: Option<Duration>,
 }
 
 /// Stores the images of a verdict, and says how the attempt ended; `None` if the claim was lost over it.
@@ -128,6 +130,7 @@ fn completed(context: &Outcome<'_>, outputs: Vec<Output>, info: Value) -> Comple
         error: None,
         backend: Some(context.backend.clone()),
         recovered: false,
+        stopped_after_seconds: None,
     }
 }
 
@@ -160,7 +163,13 @@ pub fn end(context: &Outcome<'_>, error: JobError, outputs: Vec<Output>) -> JobM
             format!("Cancelled; the render stopped {:.1} s after it began.", seconds(context.duration));
         let error = JobError { message, answer: None, ..error };
         let failed = failed(claim, backend, error, Some(context.duration));
-        return JobMessage::Complete(Complete { status: Status::Cancelled, outputs, ..failed });
+        let stopped_after_seconds = context.stopped_after.map(seconds);
+        return JobMessage::Complete(Complete {
+            status: Status::Cancelled,
+            outputs,
+            stopped_after_seconds,
+            ..failed
+        });
     }
     if error.retryable && claim.attempt < claim.request.max_attempts {
         return retrying(claim, backend, error, pause_before(claim.attempt + 1));
@@ -204,6 +213,7 @@ pub fn failed(claim: &Claim, backend: &BackendId, error: JobError, duration: Opt
         error: Some(error),
         backend: Some(backend.clone()),
         recovered: false,
+        stopped_after_seconds: None,
     }
 }
 

@@ -10,8 +10,8 @@ use stepcast_shared::ids::BackendId;
 use stepcast_shared::messages::{Envelope, EventSeq, JobMessage, ProgressUpdate, Source, Stage, Status};
 use stepcast_shared::rpc::{self, Claim, HeldClaim, RenewOutcome, RenewRequest, Renewed};
 use stepcast_shared::subjects::{self, Kind};
-use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::a1111::Task;
@@ -31,6 +31,8 @@ const REPEAT_EVERY: Duration = Duration::from_millis(900);
 const LET_FINISH: Duration = Duration::from_secs(5);
 /// How long a render may take to stop before its answer is no longer waited for.
 const GIVE_UP: Duration = Duration::from_mins(2);
+/// How long api may take to tell when a cancel was asked for, once the render has stopped.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 /// How long polls pause after the server's limiter refused one.
 const LIMITER_PAUSE: Duration = Duration::from_secs(2);
 
@@ -42,6 +44,10 @@ pub struct Watch<'a> {
     backend: &'a BackendId,
     begun: Instant,
     stop: watch::Sender<Option<Stop>>,
+    /// When the cancel was asked for, once that was heard.
+    cancel_asked: watch::Sender<Option<Asked>>,
+    /// Has the claim renewed at once.
+    renew_now: Notify,
     /// Id of the stage that the server showed last.
     stage: Mutex<Option<String>>,
 }
@@ -62,6 +68,8 @@ impl<'a> Watch<'a> {
             backend,
             begun,
             stop: watch::Sender::new(None),
+            cancel_asked: watch::Sender::new(None),
+            renew_now: Notify::new(),
             stage: Mutex::default(),
         }
     }
@@ -69,6 +77,20 @@ impl<'a> Watch<'a> {
     /// Why the render was asked to stop, if it was.
     pub fn stop(&self) -> Option<Stop> {
         *self.stop.borrow()
+    }
+
+    /// How long a cancelled render went on, if it was cancelled before it `returned`.
+    ///
+    /// From the first request as api wrote it down: that is told as a time ago, and so brought to our clock, where what
+    /// the telling took makes it earlier and never later. Where api does not tell within a second, from when we heard
+    /// of it. To be called while the watch holds the claim. Cancel-safe.
+    pub async fn stopped_after(&self, returned: Instant) -> Option<Duration> {
+        let mut asked = self.cancel_asked.subscribe();
+        (*asked.borrow())?;
+        // The answer to a renewal may have been lost to the end of the render; the next one is on its way.
+        let _ = timeout(TOLD_WITHIN, asked.wait_for(|asked| asked.is_some_and(|asked| asked.told))).await;
+        let asked = (*asked.borrow())?;
+        Some(returned.saturating_duration_since(asked.at))
     }
 
     /// Id of the stage that the server showed last while the render was under way.
@@ -109,6 +131,16 @@ impl<'a> Watch<'a> {
             never = self.heed_shutdown() => never,
             never = self.heed_deadline() => never,
         }
+    }
+
+    fn ask_to_cancel(&self, asked: Asked) {
+        self.cancel_asked.send_modify(|known| {
+            *known = Some(match *known {
+                Some(known) => Asked { at: known.at.min(asked.at), told: known.told || asked.told },
+                None => asked,
+            });
+        });
+        self.ask_to_stop(Stop::Cancelled);
     }
 
     /// The gravest reason stands.
@@ -219,23 +251,39 @@ impl<'a> Watch<'a> {
         let mut ticks = interval(RENEW_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.renew_now.notified() => {}
+            }
+            let sent = Instant::now();
             let renewed: Result<Renewed, _> =
                 rpc::call(&self.shared.client, rpc::RENEW, &request, RENEW_TIMEOUT).await;
-            match renewed.map(|renewed| renewed.claims.first().copied()) {
-                Ok(Some(RenewOutcome::Lost)) => self.ask_to_stop(Stop::Lost),
-                Ok(Some(RenewOutcome::Cancel)) => self.ask_to_stop(Stop::Cancelled),
-                Ok(Some(RenewOutcome::Held) | None) => {}
-                Err(error) => warn!(error = %error, "claim not renewed"),
+            let renewed = match renewed {
+                Ok(renewed) => renewed,
+                Err(error) => {
+                    warn!(error = %error, "claim not renewed");
+                    continue;
+                }
+            };
+            match renewed.claims.first() {
+                Some(RenewOutcome::Lost) => self.ask_to_stop(Stop::Lost),
+                Some(RenewOutcome::Cancel) => {
+                    let ago = renewed.cancel_asked_ago.first().copied().flatten();
+                    let ago = ago.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+                    let at = sent.checked_sub(ago.unwrap_or_default()).unwrap_or(sent);
+                    self.ask_to_cancel(Asked { at, told: true });
+                }
+                Some(RenewOutcome::Held) | None => {}
             }
         }
     }
 
-    /// Hears of a cancel at once, where the message arrives.
+    /// Hears of a cancel at once, where the message arrives. It may have been long on its way, so api is asked since when.
     async fn listen(&self) -> Infallible {
         if let Ok(mut orders) = self.shared.client.subscribe(subjects::control(self.claim.job_id)).await {
             while orders.next().await.is_some() {
-                self.ask_to_stop(Stop::Cancelled);
+                self.ask_to_cancel(Asked { at: Instant::now(), told: false });
+                self.renew_now.notify_one();
             }
         }
         std::future::pending().await
@@ -256,6 +304,14 @@ impl<'a> Watch<'a> {
         self.ask_to_stop(Stop::Shutdown);
         std::future::pending().await
     }
+}
+
+/// A request to cancel.
+#[derive(Clone, Copy)]
+struct Asked {
+    at: Instant,
+    /// Whether api told when, or the order was only heard.
+    told: bool,
 }
 
 /// What a reader would notice; while it stays the same, nothing is said but the repeats.

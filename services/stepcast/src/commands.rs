@@ -25,6 +25,7 @@ struct Job {
     params: Value,
     created_at: Timestamp,
     total_duration: Option<f64>,
+    stopped_after_seconds: Option<f64>,
     position: Option<i64>,
     waiting_for: Option<String>,
     estimated_wait_seconds: Option<f64>,
@@ -94,6 +95,9 @@ pub async fn get(args: &cli::Get, json: bool) -> anyhow::Result<Exit> {
     row("created", job.created_at.to_string());
     if let Some(seconds) = job.total_duration {
         row("took", format!("{seconds:.1} s"));
+    }
+    if let Some(seconds) = job.stopped_after_seconds {
+        row("stopped", format!("{seconds:.1} s after that was asked for"));
     }
     for (name, value) in [("backend", &job.backend), ("label", &job.label), ("error", &job.error_message)] {
         if let Some(value) = value {

@@ -174,6 +174,7 @@ pub mod tests {
             error: None,
             backend: None,
             recovered: false,
+            stopped_after_seconds: None,
         })
     }
 

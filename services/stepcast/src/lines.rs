@@ -70,6 +70,9 @@ fn ended(end: &Complete) -> String {
     if let Some(seconds) = end.total_duration {
         let _ = write!(text, " after {seconds:.1} s");
     }
+    if let Some(seconds) = end.stopped_after_seconds {
+        let _ = write!(text, ", {seconds:.1} s after that was asked for");
+    }
     match (&end.error_message, end.status) {
         (Some(message), Status::Failed) => {
             let _ = write!(text, ": {}", shortened(message, MAX_REASON));
@@ -162,5 +165,8 @@ mod tests {
         assert_eq!(line(Status::Completed), "completed after 8.1 s, 1 image");
         assert_eq!(line(Status::Failed), "failed after 8.1 s: out of memory");
         assert_eq!(line(Status::Cancelled), "cancelled after 8.1 s");
+        let JobMessage::Complete(end) = complete(id, Status::Cancelled) else { panic!("an end") };
+        let end = JobMessage::Complete(Complete { stopped_after_seconds: Some(0.42), ..end });
+        assert_eq!(sentence(&end), "cancelled after 8.1 s, 0.4 s after that was asked for");
     }
 }

@@ -130,26 +130,28 @@ pub async fn choose(
     Ok(Some(row))
 }
 
-/// Extends a claim, and says what has become of its job.
+/// Extends a claim, and says what has become of its job, and how many seconds ago its cancel was asked for.
 pub async fn renew(
     connection: &mut AnyConnection,
     dialect: Dialect,
     claim: HeldClaim,
-) -> sqlx::Result<RenewOutcome> {
+) -> sqlx::Result<(RenewOutcome, Option<f64>)> {
+    let now = dialect.now();
     let row = sqlx::query(sql(format!(
-        "UPDATE jobs SET lease_until = {} + {LEASE_MS} \
-         WHERE id = $1 AND claim_token = $2 AND status IN ('pending', 'running') RETURNING cancelling",
-        dialect.now()
+        "UPDATE jobs SET lease_until = {now} + {LEASE_MS} \
+         WHERE id = $1 AND claim_token = $2 AND status IN ('pending', 'running') \
+         RETURNING cancelling, {now} - cancel_asked_at AS asked_ago"
     )))
     .bind(claim.job_id.to_string())
     .bind(claim.token.to_string())
     .fetch_optional(connection)
     .await?;
-    Ok(match row {
-        None => RenewOutcome::Lost,
-        Some(row) if row.try_get::<i64, _>("cancelling")? != 0 => RenewOutcome::Cancel,
-        Some(_) => RenewOutcome::Held,
-    })
+    let Some(row) = row else { return Ok((RenewOutcome::Lost, None)) };
+    if row.try_get::<i64, _>("cancelling")? == 0 {
+        return Ok((RenewOutcome::Held, None));
+    }
+    let asked_ago: Option<i64> = row.try_get("asked_ago")?;
+    Ok((RenewOutcome::Cancel, asked_ago.map(|millis| millis as f64 / 1000.0)))
 }
 
 /// Takes a claim back that was not started; the job waits a second before the next.

@@ -243,10 +243,16 @@ pub async fn set_priority(
 }
 
 /// Asks for the end of a job; true if that is news.
-pub async fn mark_cancelling(connection: &mut AnyConnection, id: JobId) -> sqlx::Result<bool> {
-    let done = sqlx::query(
-        "UPDATE jobs SET cancelling = 1 WHERE id = $1 AND cancelling = 0 AND status IN ('pending', 'running')",
-    )
+pub async fn mark_cancelling(
+    connection: &mut AnyConnection,
+    dialect: Dialect,
+    id: JobId,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query(sql(format!(
+        "UPDATE jobs SET cancelling = 1, cancel_asked_at = {} \
+         WHERE id = $1 AND cancelling = 0 AND status IN ('pending', 'running')",
+        dialect.now()
+    )))
     .bind(id.to_string())
     .execute(connection)
     .await?;
