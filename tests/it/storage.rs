@@ -16,9 +16,11 @@ use stepcast_tests::check;
 use stepcast_tests::client::{Answer, Http};
 use stepcast_tests::database::number;
 use stepcast_tests::postgres::Postgres;
+use stepcast_tests::proxy::{Mode, Proxy};
 use stepcast_tests::sim::Sim;
 use stepcast_tests::stack::{Setup, Stack};
-use stepcast_tests::wait::until;
+use stepcast_tests::wait::{until, within};
+use tokio::sync::watch;
 
 const SUBMIT: &str = "/generation/queue-generation";
 
@@ -32,6 +34,12 @@ const LOCKED_FOR: Duration = Duration::from_secs(8);
 
 fn small(prompt: &str) -> Value {
     json!({"prompt": prompt, "steps": 2, "width": 64, "height": 64})
+}
+
+fn with_priority(body: &Value, priority: &str) -> Value {
+    let mut body = body.clone();
+    body["priority"] = json!(priority);
+    body
 }
 
 fn picture() -> Vec<u8> {
@@ -74,7 +82,11 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 async fn rows(stack: &Stack, table: &str) -> i64 {
-    number(&stack.database_url(), &format!("SELECT CAST(COUNT(*) AS BIGINT) FROM {table}")).await
+    rows_in(&stack.database_url(), table).await
+}
+
+async fn rows_in(database_url: &str, table: &str) -> i64 {
+    number(database_url, &format!("SELECT CAST(COUNT(*) AS BIGINT) FROM {table}")).await
 }
 
 async fn assert_image(http: &Http, job: &Value) {
@@ -370,4 +382,91 @@ async fn a_postgres_that_is_stopped_and_started_again_loses_and_doubles_nothing(
     assert_eq!(sims.iter().map(|sim| sim.truth().renders_started).sum::<u64>(), 10, "each was rendered once");
     until("the outbox is empty", async || (rows(&stack, "outbox").await == 0).then_some(())).await;
     assert!(stack.api.is_running() && stack.poller.is_running());
+}
+
+#[tokio::test]
+async fn a_postgres_that_says_nothing_is_given_up_within_a_bound() {
+    let Some(postgres) = Postgres::start().await.unwrap() else { return };
+    let link = Proxy::to(&postgres.address()).await.unwrap();
+    let sim = Sim::start(Duration::from_millis(20)).await.unwrap();
+    let setup = Setup { database_url: Some(postgres.url_behind(&link.address())), ..Setup::default() };
+    let mut stack = Stack::start_on(setup, &[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    sim.handle.arm(stepcast_sdnext_sim::Fault::Hang, 1);
+    let rendering = http.submit(&small("meanwhile")).await;
+    until("it renders", async || sim.truth().running).await;
+
+    link.set(Mode::Stall);
+    let_go(&sim).await;
+    let answers = join_all((0..20).map(async |n| {
+        let asked = Instant::now();
+        let answer = match n % 3 {
+            0 => http.post(SUBMIT, &small(&format!("refused {n}"))).await,
+            1 => http.get("/generation/jobs").await,
+            _ => http.get(&format!("/generation/jobs/{rendering}")).await,
+        };
+        (answer, asked.elapsed())
+    }));
+    for (answer, took) in answers.await {
+        assert_try_later(&answer, "database-unavailable");
+        assert!(took < ANSWERED_WITHIN, "{took:?}");
+    }
+    until("it is not ready", async || (http.get("/health/ready").await.status == 503).then_some(())).await;
+    // What was under way is lost for good: the ends of these connections never meet again.
+    link.set(Mode::Cut);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    link.set(Mode::Pass);
+
+    let after = until("submits are taken again", async || {
+        let answer = http.post(SUBMIT, &small("after")).await;
+        (answer.status == 202).then(|| answer.json["job_id"].as_str().unwrap().to_owned())
+    })
+    .await;
+    for id in [&rendering, &after] {
+        let job = http.ended(id).await;
+        assert_image(&http, &job).await;
+        assert_eq!(job["attempt"], 1, "{job}");
+    }
+    assert_eq!((rows_in(&postgres.url(), "jobs").await, sim.truth().renders_started), (2, 2));
+    assert!(stack.api.is_running());
+}
+
+#[tokio::test]
+async fn connections_to_postgres_that_died_without_a_word_are_replaced() {
+    let Some(postgres) = Postgres::start().await.unwrap() else { return };
+    let link = Proxy::to(&postgres.address()).await.unwrap();
+    let sim = Sim::start(Duration::from_millis(20)).await.unwrap();
+    let setup = Setup { database_url: Some(postgres.url_behind(&link.address())), ..Setup::default() };
+    let mut stack = Stack::start_on(setup, &[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    let waits = with_priority(&small("many"), "low");
+    // So many that every connection is in the midst of a statement when it dies.
+    let answered = watch::Sender::new(0_u64);
+    let client = async || {
+        loop {
+            let list = http.get("/generation/jobs?limit=500");
+            let (submitted, _) = tokio::join!(http.post(SUBMIT, &waits), list);
+            if submitted.status == 202 {
+                answered.send_modify(|answered| *answered += 1);
+            }
+        }
+    };
+    let clients = join_all((0..24).map(|_| client()));
+    let watched = async {
+        let mut seen = answered.subscribe();
+        within("they are busy", seen.wait_for(|answered| *answered > 200)).await.unwrap();
+        link.forget();
+        let forgotten = Instant::now();
+        let before = *answered.borrow();
+        within("they are answered again", seen.wait_for(|answered| *answered > before + 200)).await.unwrap();
+        forgotten.elapsed()
+    };
+    let took = tokio::select! {
+        never = clients => panic!("{never:?} clients never end"),
+        took = watched => took,
+    };
+    assert!(took < 2 * ANSWERED_WITHIN, "{took:?}");
+    let last = http.submit(&with_priority(&small("last"), "high")).await;
+    assert_image(&http, &http.ended(&last).await).await;
+    assert!(stack.api.is_running());
 }

@@ -84,7 +84,17 @@ impl Postgres {
 
     /// Its empty database.
     pub fn url(&self) -> String {
-        format!("postgres://stepcast@127.0.0.1:{}/postgres", self.port)
+        self.url_behind(&self.address())
+    }
+
+    /// Its empty database, behind a link at `host:port`.
+    pub fn url_behind(&self, link: &str) -> String {
+        format!("postgres://stepcast@{link}/postgres")
+    }
+
+    /// Where it listens, `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 }
 

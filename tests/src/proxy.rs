@@ -27,8 +27,21 @@ pub enum Mode {
 pub struct Proxy {
     address: SocketAddr,
     target: Arc<Mutex<String>>,
-    mode: watch::Sender<Mode>,
+    state: watch::Sender<State>,
     _serving: JoinSet<()>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    mode: Mode,
+    /// Connections of an earlier generation carry nothing any more.
+    generation: u64,
+}
+
+impl State {
+    fn carries(self, generation: u64) -> bool {
+        self.mode == Mode::Pass && self.generation == generation
+    }
 }
 
 impl Proxy {
@@ -37,10 +50,10 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("a loopback port is free")?;
         let address = listener.local_addr()?;
         let target = Arc::new(Mutex::new(target.to_owned()));
-        let mode = watch::Sender::new(Mode::Pass);
+        let state = watch::Sender::new(State { mode: Mode::Pass, generation: 0 });
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, target.clone(), mode.subscribe()));
-        Ok(Self { address, target, mode, _serving: serving })
+        serving.spawn(serve(listener, target.clone(), state.subscribe()));
+        Ok(Self { address, target, state, _serving: serving })
     }
 
     /// Where it listens, `host:port`.
@@ -55,18 +68,23 @@ impl Proxy {
 
     /// Changes what it does, for connections that exist too.
     pub fn set(&self, mode: Mode) {
-        self.mode.send_replace(mode);
+        self.state.send_modify(|state| state.mode = mode);
+    }
+
+    /// Forgets all connections without a word to either end, as when a host is gone: new ones are carried.
+    pub fn forget(&self) {
+        self.state.send_modify(|state| state.generation += 1);
     }
 }
 
-async fn serve(listener: TcpListener, target: Arc<Mutex<String>>, mode: watch::Receiver<Mode>) {
+async fn serve(listener: TcpListener, target: Arc<Mutex<String>>, state: watch::Receiver<State>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((client, _)) = accepted else { continue };
                 let target = target.lock().expect("no code panics while it holds this lock").clone();
-                connections.spawn(carry(client, target, mode.clone()));
+                connections.spawn(carry(client, target, state.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -74,37 +92,39 @@ async fn serve(listener: TcpListener, target: Arc<Mutex<String>>, mode: watch::R
 }
 
 /// Carries one connection until either side closes it or the link is cut.
-async fn carry(mut client: TcpStream, target: String, mut mode: watch::Receiver<Mode>) {
-    let mut cuts = mode.clone();
+async fn carry(mut client: TcpStream, target: String, mut state: watch::Receiver<State>) {
+    let mut cuts = state.clone();
+    let generation = state.borrow().generation;
     let carrying = async {
         // A stalled link accepts, as the listener of a host that stands still does, and goes no further.
-        mode.wait_for(|mode| *mode == Mode::Pass).await.ok()?;
+        state.wait_for(|state| state.carries(generation)).await.ok()?;
         let mut server = TcpStream::connect(target).await.ok()?;
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::select! {
-            () = pump(from_client, to_server, mode.clone()) => {}
-            () = pump(from_server, to_client, mode.clone()) => {}
+            () = pump(from_client, to_server, state.clone(), generation) => {}
+            () = pump(from_server, to_client, state.clone(), generation) => {}
         }
         Some(())
     };
     tokio::select! {
         _ = carrying => {}
-        _ = cuts.wait_for(|mode| *mode == Mode::Cut) => {}
+        _ = cuts.wait_for(|state| state.mode == Mode::Cut) => {}
     }
 }
 
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut mode: watch::Receiver<Mode>,
+    mut state: watch::Receiver<State>,
+    generation: u64,
 ) {
     let mut bytes = vec![0; CARRIED];
     loop {
         let Ok(count @ 1..) = from.read(&mut bytes).await else { return };
         // What was read waits here for the link, and what follows waits in the sender's socket.
-        if mode.wait_for(|mode| *mode == Mode::Pass).await.is_err() {
+        if state.wait_for(|state| state.carries(generation)).await.is_err() {
             return;
         }
         if to.write_all(&bytes[..count]).await.is_err() {
@@ -155,6 +175,15 @@ mod tests {
         let late = timeout(Duration::from_secs(10), client.read_exact(&mut answer)).await;
         late.expect("a link that passes again carries what waited").unwrap();
         assert_eq!(&answer, b"late");
+
+        link.forget();
+        client.write_all(b"lost").await.unwrap();
+        let mut other = TcpStream::connect(link.address()).await.unwrap();
+        other.write_all(b"next").await.unwrap();
+        other.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"next");
+        let forgotten = timeout(Duration::from_millis(300), client.read_exact(&mut answer)).await;
+        assert!(forgotten.is_err(), "a forgotten connection carries nothing, and does not end");
 
         link.set(Mode::Cut);
         let end = timeout(Duration::from_secs(10), client.read(&mut answer)).await.expect("a cut is seen");

@@ -39,6 +39,7 @@ use tokio::net::TcpListener;
 
 pub use crate::config::{ApiConfig, Config, Limits, RetentionConfig};
 use crate::db::Db;
+use crate::db::silence::Silence;
 use crate::settle::Settler;
 use crate::state::AppState;
 
@@ -51,11 +52,13 @@ pub async fn build(
     supervisor: &Supervisor,
 ) -> anyhow::Result<(Router, ReadyCheck)> {
     let db = Db::open(&config.database_url).await?;
+    let silence = Silence::new();
     let jetstream = async_nats::jetstream::new(client.clone());
     let ready = ReadyCheck::new();
     let publisher = outbox::Publisher::new(db.clone(), jetstream.clone(), supervisor.clone());
     let state = AppState {
         db: db.clone(),
+        silence: silence.clone(),
         nats: client.clone(),
         images: storage::open(&config.images_url)?,
         publisher: publisher.clone(),
@@ -84,7 +87,7 @@ pub async fn build(
     supervisor.spawn("progress", progress::follow(client.clone(), state.progress.clone(), stopping.clone()));
     supervisor.spawn("backends", backends::follow(client.clone(), state.backends.clone(), stopping.clone()));
     supervisor.spawn("rpc", rpc::serve(state.clone(), supervisor.clone()));
-    supervisor.spawn("health", watch_health(db, client, ready.clone(), stopping.clone()));
+    supervisor.spawn("health", watch_health(db, silence, client, ready.clone(), stopping.clone()));
     Ok((routes::router(state), ready))
 }
 
@@ -109,6 +112,7 @@ pub async fn start(
 /// Says whether the database and NATS answer, until the process stops.
 async fn watch_health(
     db: Db,
+    mut silence: Silence,
     client: Client,
     ready: ReadyCheck,
     stopping: tokio_util::sync::CancellationToken,
@@ -119,7 +123,7 @@ async fn watch_health(
             () = stopping.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
         }
-        ready.set("database", db.now().await.map(drop).map_err(|error| error.to_string()));
+        ready.set("database", silence.check(&db).await.map_err(|error| error.to_string()));
         let state = client.connection_state();
         let connected = state == async_nats::connection::State::Connected;
         ready.set("nats", if connected { Ok(()) } else { Err(state.to_string()) });

@@ -13,6 +13,7 @@ use stepcast_shared::shutdown::Supervisor;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, warn};
 
+use crate::db::silence::in_time;
 use crate::db::{Db, outbox};
 
 /// How long an answer to a client may wait for its event to be recorded.
@@ -85,7 +86,7 @@ impl Publisher {
             }
             transaction.commit().await
         };
-        if let Err(cause) = done.await {
+        if let Err(cause) = in_time(done).await {
             // The next sweep comes to the same verdict.
             warn!(error = %cause, "outbox row not settled yet");
         }
@@ -107,18 +108,23 @@ impl Publisher {
     }
 
     async fn sweep_once(&self) -> sqlx::Result<()> {
-        let (waiting, age) = outbox::backlog(self.db.read(), self.db.dialect).await?;
+        let (waiting, age) = in_time(outbox::backlog(self.db.read(), self.db.dialect)).await?;
         metrics::gauge!("stepcast_outbox_rows").set(waiting as f64);
         metrics::gauge!("stepcast_outbox_age_seconds").set(age as f64 / 1000.0);
         if waiting == 0 {
             return Ok(());
         }
-        let mut transaction = self.db.begin().await?;
-        let due = outbox::take_due(&mut transaction, self.db.dialect, SWEEP_BATCH).await?;
-        transaction.commit().await?;
+        let due = in_time(self.take_due()).await?;
         let tries: FuturesUnordered<_> = due.iter().map(|event| self.publish(event)).collect();
         tries.collect::<Vec<bool>>().await;
         Ok(())
+    }
+
+    async fn take_due(&self) -> sqlx::Result<Vec<LifecycleEvent>> {
+        let mut transaction = self.db.begin().await?;
+        let due = outbox::take_due(&mut transaction, self.db.dialect, SWEEP_BATCH).await?;
+        transaction.commit().await?;
+        Ok(due)
     }
 }
 

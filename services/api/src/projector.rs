@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::db::projection::{self, RecordedEvent};
+use crate::db::silence::in_time;
 use crate::db::{Db, outbox};
 
 /// Name of the durable consumer.
@@ -102,7 +103,7 @@ impl Projector {
 
     /// Applies a batch and acknowledges it, or asks for all of it again.
     async fn apply(&self, events: Vec<Readable>) -> anyhow::Result<()> {
-        let applied = self.apply_all(&events).await;
+        let applied = in_time(self.apply_all(&events)).await;
         for event in &events {
             let kind = if applied.is_ok() { AckKind::Ack } else { AckKind::Nak(Some(AGAIN_AFTER)) };
             event.message.ack_with(kind).await.map_err(anyhow::Error::from_boxed)?;

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::cancel::cancelled;
 use crate::db::claims::{self, GIVE_BACKS_PER_ATTEMPT, LEASE_SECONDS, UnsettledRow};
+use crate::db::silence::in_time;
 use crate::db::{Db, outbox};
 use crate::outbox::Publisher;
 
@@ -62,12 +63,12 @@ impl Settler {
             // By then our own poller has taken up again what it could of its earlier life.
             if let Some(since) = earlier_life.take_if(|_| started.elapsed() >= TAKE_UP) {
                 leases_count = true;
-                if let Err(cause) = self.end_claims_before(since).await {
+                if let Err(cause) = in_time(self.end_claims_before(since)).await {
                     warn!(error = %cause, "claims of an earlier life not ended yet");
                     earlier_life = Some(since);
                 }
             }
-            if let Err(cause) = self.settle(leases_count).await {
+            if let Err(cause) = in_time(self.settle(leases_count)).await {
                 warn!(error = %cause, "jobs not settled");
                 connected_since = Instant::now();
             }

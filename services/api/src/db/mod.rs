@@ -11,6 +11,7 @@ pub mod modes;
 pub mod outbox;
 pub mod projection;
 pub mod retention;
+pub mod silence;
 
 use std::time::Duration;
 
@@ -18,12 +19,15 @@ use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::any::AnyPoolOptions;
 use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _, Row as _};
+use tokio::time::timeout;
 
 /// A transaction on either database.
 pub type Transaction = sqlx::Transaction<'static, sqlx::Any>;
 
 /// Longest wait for a connection before a request is answered with 503.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take to come back to the pool; longer than SQLite waits for a lock.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Which database it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,9 +85,9 @@ impl Db {
             Dialect::Sqlite => (1, 4),
             Dialect::Postgres => (8, 8),
         };
+        migrate(dialect, &url).await?;
         let write = pool(dialect, writers).connect(&url).await.context("the database cannot be opened")?;
         let read = pool(dialect, readers).connect_lazy(&url).context("the database URL cannot be read")?;
-        sqlx::migrate!().run(&write).await.context("the database schema cannot be brought up to date")?;
         Ok(Self { dialect, write, read })
     }
 
@@ -106,24 +110,35 @@ impl Db {
     }
 }
 
+/// Brings the schema up to date, on a connection of its own that may wait for as long as it takes: another replica may
+/// be at it.
+async fn migrate(dialect: Dialect, url: &str) -> anyhow::Result<()> {
+    let connecting = timeout(ACQUIRE_TIMEOUT, AnyConnection::connect(url));
+    let connection = connecting.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+    let mut connection = connection.context("the database cannot be opened")?;
+    if dialect == Dialect::Sqlite {
+        set_up(&mut connection, dialect).await.context("the database cannot be set up")?;
+    }
+    let migrated = sqlx::migrate!().run(&mut connection).await;
+    migrated.context("the database schema cannot be brought up to date")?;
+    connection.close().await.context("the database cannot be closed")
+}
+
 fn pool(dialect: Dialect, connections: u32) -> AnyPoolOptions {
     AnyPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .after_connect(move |connection, _| {
             Box::pin(async move {
-                if dialect == Dialect::Sqlite {
-                    set_up_sqlite(connection).await?;
-                }
+                set_up(connection, dialect).await?;
                 connection.ping().await
             })
         })
         .after_release(move |connection, _| {
             Box::pin(async move {
-                if dialect == Dialect::Sqlite {
-                    // A rollback may still be on its way to it.
-                    connection.ping().await?;
-                }
+                // It may still be in the midst of what was given up, or gone without a word.
+                let answered = timeout(RELEASE_TIMEOUT, connection.ping()).await;
+                answered.map_err(|_| sqlx::Error::PoolTimedOut)??;
                 // SQLite ends a transaction by itself when its disk is full, and sqlx goes on counting it: the next one
                 // would be nested in nothing, and what it commits would not be. Such a connection is closed.
                 Ok(!connection.is_in_transaction())
@@ -131,11 +146,23 @@ fn pool(dialect: Dialect, connections: u32) -> AnyPoolOptions {
         })
 }
 
-/// WAL lets readers go on while the writer writes; FULL makes a commit survive a power cut, which is what "accepted"
-/// promises.
-async fn set_up_sqlite(connection: &mut AnyConnection) -> sqlx::Result<()> {
-    for pragma in ["journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "foreign_keys = ON"] {
-        connection.execute(sql(format!("PRAGMA {pragma}"))).await?;
+/// How a connection behaves.
+///
+/// In SQLite WAL lets readers go on while the writer writes; FULL makes a commit survive a power cut, which is what
+/// "accepted" promises. PostgreSQL does not notice for hours that a client is gone, and keeps what it had locked: so a
+/// transaction that stands still is ended by the server, and a lock is waited for as long as in SQLite.
+async fn set_up(connection: &mut AnyConnection, dialect: Dialect) -> sqlx::Result<()> {
+    let settings: &[&str] = match dialect {
+        Dialect::Sqlite => &[
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = FULL",
+            "PRAGMA busy_timeout = 5000",
+            "PRAGMA foreign_keys = ON",
+        ],
+        Dialect::Postgres => &["SET idle_in_transaction_session_timeout = 10000", "SET lock_timeout = 5000"],
+    };
+    for setting in settings {
+        connection.execute(*setting).await?;
     }
     Ok(())
 }

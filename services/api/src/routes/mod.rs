@@ -12,7 +12,10 @@ mod jobs;
 mod page;
 
 use axum::Router;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use stepcast_shared::problem::Problem;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -20,12 +23,15 @@ use tower_http::trace::TraceLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::db::silence::Silence;
+use crate::error::Error;
 use crate::state::AppState;
 
 /// Everything that api serves.
 pub fn router(state: AppState) -> Router {
     let allowed = state.allow_origins.clone();
     let cors = guard::cors(&allowed);
+    let silence = state.silence.clone();
     let (router, document) = OpenApiRouter::with_openapi(docs::document())
         .routes(routes!(generate::queue))
         .routes(routes!(generate::generate))
@@ -46,6 +52,7 @@ pub fn router(state: AppState) -> Router {
         .with_state(state)
         .split_for_parts();
     router
+        .layer(axum::middleware::from_fn_with_state(silence, unless_the_database_is_silent))
         .merge(docs::router(document))
         .merge(page::router())
         .method_not_allowed_fallback(method_not_allowed)
@@ -56,12 +63,24 @@ pub fn router(state: AppState) -> Router {
         .layer(TraceLayer::new_for_http())
 }
 
+/// Answers a request whose database has gone without a word, rather than to keep it until the kernel gives up.
+async fn unless_the_database_is_silent(
+    State(silence): State<Silence>,
+    request: Request,
+    next: Next,
+) -> Response {
+    tokio::select! {
+        answer = next.run(request) => answer,
+        () = silence.is_too_long() => Error::Database(sqlx::Error::PoolTimedOut).into_response(),
+    }
+}
+
 async fn method_not_allowed(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
     Problem::new(405, "method-not-allowed", "Method not allowed")
         .detail(format!("{} does not take {method}.", uri.path()))
 }
 
-fn panicked(_: Box<dyn std::any::Any + Send>) -> axum::response::Response {
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
     let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR.as_u16(), "internal", "Our own fault");
-    axum::response::IntoResponse::into_response(problem)
+    problem.into_response()
 }
