@@ -101,6 +101,14 @@ impl Db {
         &self.read
     }
 
+    /// Errors if the connections for writing have lost their server. A file cannot be lost like that.
+    async fn check_writers(&self) -> sqlx::Result<()> {
+        if self.dialect == Dialect::Postgres {
+            sqlx::query("SELECT 1").execute(&self.write).await?;
+        }
+        Ok(())
+    }
+
     /// The database's clock, in milliseconds since 1970.
     pub async fn now(&self) -> sqlx::Result<i64> {
         sqlx::query(sql(format!("SELECT {} AS now", self.dialect.now())))

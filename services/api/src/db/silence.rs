@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::{Db, Dialect};
+use super::Db;
 
 /// Longest time that a piece of work of our own may take.
 const LONGEST: Duration = Duration::from_secs(15);
@@ -54,10 +54,7 @@ impl Silence {
     pub async fn check(&mut self, db: &Db) -> sqlx::Result<()> {
         let asked = within(ANSWER, async {
             db.now().await?;
-            if db.dialect == Dialect::Postgres {
-                sqlx::query("SELECT 1").execute(&db.write).await?;
-            }
-            Ok(())
+            db.check_writers().await
         });
         let answer = asked.await;
         if answer.is_ok() {
