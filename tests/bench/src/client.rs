@@ -8,6 +8,11 @@ use rustix::net::{SendFlags, sockopt};
 use crate::nats_lines::{Lines, Said};
 use crate::websocket::{self, BINARY, CLOSE, Frames, PING, PONG};
 
+/// Bytes read from a socket at once; a client that reads less often than its server writes finds more than a message.
+const READ: usize = 128 * 1024;
+/// Bytes of the largest frame.
+const LARGEST: usize = 64 * 1024 * 1024;
+
 /// What the frames of a server hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speech {
@@ -109,16 +114,19 @@ impl Client {
     /// Errors with the reason if the connection is over.
     pub fn read(
         &mut self,
-        buffer: &mut [u8],
+        buffer: &mut Vec<u8>,
         mut message: impl FnMut(&[u8]) -> bool,
     ) -> Result<Heard, String> {
         let Some(socket) = &self.socket else { return Ok(Heard::Nothing) };
         let carried = self.carry.len();
-        if carried >= buffer.len() {
-            return Err("a frame larger than the read buffer".to_owned());
+        if carried > LARGEST {
+            return Err("a frame larger than any message".to_owned());
+        }
+        if buffer.len() < carried + READ {
+            buffer.resize(carried + READ, 0);
         }
         buffer[..carried].copy_from_slice(&self.carry);
-        let read = match rustix::io::read(socket, &mut buffer[carried..]) {
+        let read = match rustix::io::read(socket, &mut buffer[carried..carried + READ]) {
             Ok(0) => return Err("the server closed the connection".to_owned()),
             Ok(read) => read,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(Heard::Nothing),

@@ -20,12 +20,14 @@ use crate::histogram::Histogram;
 use crate::message::{self, Template};
 use crate::publisher::Progress;
 
-/// Bytes read from a socket at once; a client that reads less often than its server writes finds more than a message.
-const READ: usize = 128 * 1024;
 /// Sockets looked at per turn.
 const EVENTS: usize = 1024;
+/// From a refusal to the next try.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Bytes that a narrow client takes in before it reads.
 const NARROW: usize = 4 * 1024;
+/// And once it reads on.
+const WIDE: usize = 1024 * 1024;
 /// Connections from one address: below the number of ports that a system gives out.
 const PER_ADDRESS: usize = 20_000;
 
@@ -42,7 +44,9 @@ pub struct Tally {
     pub opening: Histogram,
     /// Messages that clients which read late were never sent.
     pub missed: u64,
-    /// Connections that ended.
+    /// Times that a client had to try again.
+    pub refused: u64,
+    /// Connections that ended for good.
     pub ended: usize,
     /// Why the last of them did.
     pub reason: String,
@@ -72,7 +76,10 @@ pub struct Fleet {
     progress: Progress,
     events: Vec<Event>,
     buffer: Vec<u8>,
-    waiting: VecDeque<usize>,
+    /// Clients to connect, none before its time.
+    waiting: VecDeque<(Instant, usize)>,
+    /// A client that is refused comes back.
+    persistent: bool,
     /// Clients that read late, and the number that each expects next.
     slow: BTreeMap<usize, u64>,
     narrow: usize,
@@ -94,8 +101,9 @@ impl Fleet {
             clients: hellos.into_iter().map(Client::new).collect(),
             progress,
             events: Vec::with_capacity(EVENTS),
-            buffer: vec![0; READ],
+            buffer: Vec::new(),
             waiting: VecDeque::new(),
+            persistent: false,
             slow: BTreeMap::new(),
             narrow: 0,
             begun: Instant::now(),
@@ -110,18 +118,23 @@ impl Fleet {
         Arc::clone(&self.progress)
     }
 
+    /// From now on a client that is refused, or cut off before it has all that it asked for, tries again.
+    pub fn persist(&mut self) {
+        self.persistent = true;
+    }
+
     /// Connects all clients, at most `at_once` at a time, until each has all that it asked for first.
     ///
-    /// Errors if one is refused or cut off, or if it takes longer than `patience`.
+    /// Errors if one is cut off, unless it may try again, or if it takes longer than `patience`.
     pub fn open(&mut self, at_once: usize, patience: Duration) -> anyhow::Result<()> {
         self.begun = Instant::now();
         let deadline = self.begun + patience;
-        self.waiting = (0..self.clients.len()).collect();
+        self.waiting = (0..self.clients.len()).map(|index| (self.begun, index)).collect();
         (self.opening, self.ready) = (0, 0);
         self.tally.opening.clear();
         while self.ready < self.clients.len() {
             while self.opening < at_once
-                && let Some(index) = self.waiting.pop_front()
+                && let Some((_, index)) = self.waiting.pop_front_if(|(from, _)| *from <= Instant::now())
             {
                 self.connect(index)?;
                 self.opening += 1;
@@ -182,6 +195,8 @@ impl Fleet {
         let (mut fate, mut heard) = (Fate::default(), Instant::now());
         for &index in self.slow.keys() {
             if let Some(socket) = self.clients[index].socket() {
+                // Whoever reads on is slow no more.
+                sockopt::set_socket_recv_buffer_size(socket, WIDE)?;
                 epoll::add(&self.epoll, socket, EventData::new_u64(index as u64), EventFlags::IN)?;
             }
         }
@@ -259,8 +274,7 @@ impl Fleet {
         if flags.contains(EventFlags::OUT) {
             epoll::modify(&self.epoll, socket, EventData::new_u64(index as u64), EventFlags::IN)?;
             if let Err(reason) = client.connected() {
-                self.tally.end(reason);
-                client.close();
+                self.end(index, reason);
             }
             return Ok(());
         }
@@ -292,14 +306,24 @@ impl Fleet {
                 self.ready += 1;
                 self.opening -= 1;
             }
-            Err(reason) => {
-                tally.end(reason);
-                // A client that is gone holds nobody.
-                seen.store(u64::MAX, Relaxed);
-                client.close();
-            }
+            Err(reason) => self.end(index, reason),
         }
         Ok(())
+    }
+
+    fn end(&mut self, index: usize, reason: String) {
+        let client = &mut self.clients[index];
+        if self.persistent && !client.is_ready() {
+            self.tally.refused += 1;
+            self.opening -= 1;
+            self.waiting.push_back((Instant::now() + AGAIN, index));
+        } else {
+            self.tally.ended += 1;
+            // A client that is gone holds nobody.
+            self.progress[index].store(u64::MAX, Relaxed);
+        }
+        self.tally.reason = reason;
+        client.close();
     }
 }
 
@@ -311,13 +335,9 @@ impl Tally {
             bytes: 0,
             opening: Histogram::new(),
             missed: 0,
+            refused: 0,
             ended: 0,
             reason: String::new(),
         }
-    }
-
-    fn end(&mut self, reason: String) {
-        self.ended += 1;
-        self.reason = reason;
     }
 }

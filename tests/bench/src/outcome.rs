@@ -33,6 +33,8 @@ pub struct Outcome {
     pub rate_before: Option<f64>,
     /// Latency before: 99 of 100, in microseconds.
     pub p99_before: Option<f64>,
+    /// Times that clients were refused and tried again.
+    pub refused: Option<f64>,
     /// Consumers that JetStream keeps for the server.
     pub consumers: Option<f64>,
     /// What became of some clients.
@@ -63,6 +65,7 @@ pub fn median(rounds: &[Outcome]) -> Outcome {
         opened: of(|it| it.opened),
         rate_before: of(|it| it.rate_before),
         p99_before: of(|it| it.p99_before),
+        refused: of(|it| it.refused),
         consumers: of(|it| it.consumers),
         fate: rounds.iter().rev().find_map(|it| it.fate.clone()),
     }

@@ -48,6 +48,7 @@ fn columns(shape: Shape) -> Vec<Column> {
             ("all back after, s", |it| number(it.opened, 2)),
             ("half, s", |it| number(it.p50.map(seconds), 2)),
             ("99 of 100, s", |it| number(it.p99.map(seconds), 2)),
+            ("tried again", |it| number(it.refused, 0)),
             ("server CPU s", |it| number(it.cores, 2)),
             ("broker CPU s", |it| number(it.broker_cpu, 2)),
             ("memory grown, MiB", |it| mebi(it.grown)),

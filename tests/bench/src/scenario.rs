@@ -8,7 +8,7 @@ use crate::peer::Peer;
 /// Deliveries a second where the rate is fixed.
 const FIXED_RATE: f64 = 20_000.0;
 /// Clients that stop reading, beside those that go on.
-pub const SLOW: usize = 10;
+pub const SLOW: usize = 5;
 /// How the number of clients grows.
 const SIZES: [usize; 3] = [100, 1_000, 10_000];
 
@@ -186,7 +186,7 @@ impl Scenario {
         match self.shape() {
             Shape::Idle | Shape::Storm => 10_000,
             // So few that each gets much, and a slow one is behind soon.
-            Shape::Slow => 20,
+            Shape::Slow => 10,
             Shape::Delivery | Shape::Growth | Shape::Batch => 1_000,
         }
     }

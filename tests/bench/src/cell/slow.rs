@@ -10,11 +10,11 @@ use crate::publisher::Publisher;
 use crate::scenario::SLOW;
 
 /// How long nobody reads for the slow ones: longer than any queue here lasts that has a bound.
-const STOPPED: Duration = Duration::from_secs(8);
+const STOPPED: Duration = Duration::from_secs(10);
 /// How often the server's memory is read meanwhile.
 const SAMPLE: Duration = Duration::from_millis(250);
 /// A client that has heard nothing for so long will not.
-const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_secs(3);
 
 impl Stage<'_> {
     pub(super) fn slow(&mut self, terms: &Terms) -> anyhow::Result<Outcome> {

@@ -1,4 +1,5 @@
-//! Every client loses its connection at once and comes back at once, none waiting for another.
+//! Every client loses its connection at once and comes back at once, none waiting for another. Whoever is refused tries
+//! again.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ impl Stage<'_> {
         let resident = self.started.server.resident_kib()?;
         let (cpu, broker) = self.cpu_seconds()?;
         let begun = Instant::now();
+        self.fleet.persist();
         self.fleet.cut();
         self.fleet.open(self.case.clients, PATIENCE)?;
         let back = begun.elapsed().as_secs_f64();
@@ -30,6 +32,7 @@ impl Stage<'_> {
             cores: Some(cpu_after - cpu),
             broker_cpu: has_broker.then_some(broker_after - broker),
             grown: Some(grown as f64),
+            refused: Some(self.fleet.tally.refused as f64),
             consumers,
             ..Outcome::default()
         })

@@ -85,7 +85,7 @@ pub fn versions() -> String {
         let package: serde_json::Value = serde_json::from_slice(&text).ok()?;
         Some(format!("{name} {}", package["version"].as_str()?))
     };
-    let python = "import importlib.metadata as m, platform; print('Python', platform.python_version(), *(f', {n} \
+    let python = "import importlib.metadata as m, platform; print('Python ' + platform.python_version(), *(f', {n} \
                   {m.version(n)}' for n in ('fastapi', 'uvicorn', 'uvloop', 'websockets')), sep='')";
     let found = [
         ask(Path::new("node"), &["--version"]).map(|version| format!("Node {version}")),
