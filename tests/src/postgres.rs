@@ -23,6 +23,7 @@ pub struct Postgres {
     programs: PathBuf,
     /// Who runs it, if that is not us.
     user: Option<(u32, u32)>,
+    fsync: &'static str,
     // Dropped after the process.
     folder: TempDir,
 }
@@ -33,6 +34,16 @@ impl Postgres {
     /// `None`, with a word about it, where PostgreSQL is not installed; in CI that is a failure. `.ci/install
     /// postgres` says it where it is seen, as the output of a test that passes is not.
     pub async fn start() -> anyhow::Result<Option<Self>> {
+        // What is tested is what a statement does; a cluster that nobody keeps need not survive a power cut.
+        Self::start_with("fsync=off").await
+    }
+
+    /// As [`Postgres::start`], and what it has committed survives a power cut: for measurements.
+    pub async fn start_durable() -> anyhow::Result<Option<Self>> {
+        Self::start_with("fsync=on").await
+    }
+
+    async fn start_with(fsync: &'static str) -> anyhow::Result<Option<Self>> {
         let Some(programs) = programs() else {
             if in_ci() {
                 bail!("PostgreSQL is not installed; `.ci/install postgres` does it");
@@ -62,8 +73,8 @@ impl Postgres {
         let mut tries = 1;
         loop {
             let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-            match launch(&programs, &folder, user, port).await {
-                Ok(process) => return Ok(Some(Self { process, port, programs, user, folder })),
+            match launch(&programs, &folder, user, port, fsync).await {
+                Ok(process) => return Ok(Some(Self { process, port, programs, user, fsync, folder })),
                 Err(_) if tries < TRIES => tries += 1,
                 Err(error) => return Err(error),
             }
@@ -78,7 +89,7 @@ impl Postgres {
 
     /// Starts it again where it was, and waits until it takes connections.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
-        self.process = launch(&self.programs, &self.folder, self.user, self.port).await?;
+        self.process = launch(&self.programs, &self.folder, self.user, self.port, self.fsync).await?;
         Ok(())
     }
 
@@ -117,11 +128,11 @@ async fn launch(
     folder: &TempDir,
     user: Option<(u32, u32)>,
     port: u16,
+    fsync: &'static str,
 ) -> anyhow::Result<Process> {
     let mut postgres = command(&programs.join("postgres"), folder, user);
     postgres.arg("-D").arg(folder.path().join("data")).args(["-h", "127.0.0.1", "-p", &port.to_string()]);
-    // What is tested is what a statement does; a cluster that nobody keeps need not survive a power cut.
-    for setting in ["fsync=off", "unix_socket_directories=", "dynamic_shared_memory_type=mmap"] {
+    for setting in [fsync, "unix_socket_directories=", "dynamic_shared_memory_type=mmap"] {
         postgres.args(["-c", setting]);
     }
     let mut process = Process::start("postgres", &mut postgres)?;

@@ -34,6 +34,8 @@ pub struct Setup {
     pub poller: Vec<(&'static str, String)>,
     /// Whether api and poller are started so that a limit on their files makes writes fail.
     pub limitable: bool,
+    /// Whether NATS writes through to the disk before it acknowledges.
+    pub sync_always: bool,
 }
 
 impl Stack {
@@ -44,8 +46,14 @@ impl Stack {
 
     /// As [`Stack::start`], with a setup of its own.
     pub async fn start_on(setup: Setup, backends: &[(&str, String)]) -> anyhow::Result<Self> {
-        let nats = NatsServer::start().await?;
         let folder = tempfile::tempdir()?;
+        let nats = if setup.sync_always {
+            let config = folder.path().join("nats.conf");
+            std::fs::write(&config, "jetstream { sync_interval: always }\n")?;
+            NatsServer::start_with(&["-c", &config.display().to_string()]).await?
+        } else {
+            NatsServer::start().await?
+        };
         let backends = backends.iter().map(|(id, url)| format!("{id}={url}")).collect::<Vec<_>>().join(",");
         let mut api = Process::start("api", &mut api_command(&nats, &folder, &setup))?;
         let api_address = api.address().await?;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use serde_json::json;
 use stepcast_sdnext_sim::{Handle, Truth};
 use stepcast_tests::sim::Sim;
@@ -16,7 +17,7 @@ use crate::row;
 const JOBS: usize = 4;
 const STEPS: u32 = 60;
 const STEP_TIME: Duration = Duration::from_millis(173);
-const QUICK_JOBS: usize = 100;
+const QUICK_JOBS: usize = 300;
 
 /// When each step of each prompt was done.
 type Steps = Arc<Mutex<HashMap<(String, u32), Instant>>>;
@@ -57,14 +58,18 @@ pub(crate) async fn run() -> anyhow::Result<()> {
 
     sim.handle.configure(|config| config.step_time = Duration::from_millis(1));
     let mut samples = Vec::new();
+    let mut posted = Vec::new();
     for _ in 0..QUICK_JOBS {
-        let begun = Instant::now();
+        let (begun, begun_there) = (Instant::now(), sim.truth().now);
         let id = http.submit(&json!({"prompt": "quick", "steps": 1, "width": 64, "height": 64})).await;
         watcher.ended(&id).await;
         let started =
             watcher.about(&id).into_iter().find(|told| told.message["type"] == "generation_started");
         samples.extend(started.map(|told| told.at.saturating_duration_since(begun)));
+        let render = sim.truth().finished.pop().context("a job that has ended was rendered")?;
+        posted.push(Duration::from_micros(u64::try_from(render.started_at - begun_there)?));
     }
+    row("submit to the POST at its server, idle backend", posted);
     row("submit to `started` at a client, idle backend", samples);
     Ok(())
 }

@@ -1,18 +1,39 @@
 //! Measures Stepcast on this machine, one run, nothing compared with a stored figure: the machines that run this are
 //! noisy, so only what stands in one report may be compared.
+//!
+//! Without arguments everything is measured, otherwise what they name: `submit`, `latency`, `throughput`, `idle`,
+//! `footprint`.
 
+mod cpu;
 mod footprint;
+mod idle;
 mod latency;
 mod submit;
+mod throughput;
 
 use std::time::Duration;
 
+const ALL: [&str; 5] = ["submit", "latency", "throughput", "idle", "footprint"];
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    let named: Vec<String> = std::env::args().skip(1).collect();
+    let unknown = named.iter().find(|name| !ALL.contains(&name.as_str()));
+    anyhow::ensure!(unknown.is_none(), "there is no `{}`; there are {}", unknown.unwrap(), ALL.join(", "));
     println!("{:<58} {:>10} {:>10} {:>10}", "", "p50", "p99", "most");
-    submit::run().await?;
-    latency::run().await?;
-    footprint::run().await
+    for name in ALL {
+        if !named.is_empty() && !named.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        match name {
+            "submit" => submit::run().await?,
+            "latency" => latency::run().await?,
+            "throughput" => throughput::run().await?,
+            "idle" => idle::run().await?,
+            _ => footprint::run().await?,
+        }
+    }
+    Ok(())
 }
 
 /// Prints a row of a distribution, in milliseconds.

@@ -1,0 +1,105 @@
+//! Jobs a second through the whole system: submitted, queued, claimed, posted, stored, recorded, and their rows moved.
+//!
+//! The renders take no time, and nothing paces them, so what is measured is everything but the GPU. The simulated
+//! servers and the clients run on the same machine as the system, and their share is told.
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use serde_json::json;
+use stepcast_sdnext_sim::Config;
+use stepcast_shared::config::NatsConfig;
+use stepcast_shared::nats;
+use stepcast_tests::database::number;
+use stepcast_tests::postgres::Postgres;
+use stepcast_tests::sim::Sim;
+use stepcast_tests::stack::{Setup, Stack};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::{cpu, figure};
+
+const JOBS: usize = 4_000;
+const CLIENTS: usize = 16;
+const BACKENDS: usize = 16;
+/// Longest wait for the next job to end.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+pub(crate) async fn run() -> anyhow::Result<()> {
+    measure("SQLite, NATS synced every 2 minutes", Setup::default()).await?;
+    measure("SQLite, NATS synced always", Setup { sync_always: true, ..Setup::default() }).await?;
+    match Postgres::start_durable().await? {
+        Some(postgres) => {
+            let setup = Setup { database_url: Some(postgres.url()), ..Setup::default() };
+            measure("PostgreSQL, NATS synced every 2 minutes", setup).await
+        }
+        None => Ok(()),
+    }
+}
+
+async fn measure(what: &str, setup: Setup) -> anyhow::Result<()> {
+    let mut sims = Vec::new();
+    for _ in 0..BACKENDS {
+        let config = Config {
+            step_time: Duration::ZERO,
+            decode_time: Duration::ZERO,
+            load_time: Duration::ZERO,
+            time_scale: 0.0,
+            rate_limit: 0,
+            ..Config::default()
+        };
+        sims.push(Sim::with(config).await?);
+    }
+    let names: Vec<String> = (0..BACKENDS).map(|n| format!("gpu-{n}")).collect();
+    let backends: Vec<(&str, String)> =
+        names.iter().zip(&sims).map(|(name, sim)| (name.as_str(), sim.url())).collect();
+    let mut stack = Stack::start_on(setup, &backends).await?;
+    let client = nats::connect("bench", &NatsConfig::at(stack.nats.url())).await?;
+    let mut ends = client.subscribe("stepcast.v1.job.*.*.completed").await?;
+    client.flush().await?;
+    let own = std::process::id();
+    let processes = [
+        ("api", stack.api.id()),
+        ("poller", stack.poller.id()),
+        ("gateway", stack.gateway.id()),
+        ("nats-server", stack.nats.process().id()),
+        ("clients and simulated servers", own),
+    ];
+    let before = processes.map(|(_, pid)| cpu::used(pid));
+
+    let begun = Instant::now();
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let http = stack.http();
+        clients.spawn(async move {
+            for _ in 0..JOBS / CLIENTS {
+                http.submit(&json!({"prompt": "quick", "steps": 1, "width": 64, "height": 64})).await;
+            }
+        });
+    }
+    let submitted = async {
+        clients.join_all().await;
+        begun.elapsed()
+    };
+    let completed = async {
+        for _ in 0..JOBS / CLIENTS * CLIENTS {
+            timeout(PATIENCE, ends.next()).await?;
+        }
+        anyhow::Ok(())
+    };
+    let (submitted, completed) = tokio::join!(submitted, completed);
+    completed?;
+    let rows = "SELECT CAST(COUNT(*) AS BIGINT) FROM jobs WHERE status = 'completed'";
+    while number(&stack.database_url(), rows).await < i64::try_from(JOBS / CLIENTS * CLIENTS)? {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let all = begun.elapsed();
+    figure(&format!("jobs a second, {what}"), &format!("{:.0}", JOBS as f64 / all.as_secs_f64()));
+    figure("    accepted a second meanwhile", &format!("{:.0}", JOBS as f64 / submitted.as_secs_f64()));
+    for ((name, pid), before) in processes.into_iter().zip(before) {
+        let used = cpu::used(pid)?.saturating_sub(before?);
+        let each = used.as_secs_f64() * 1e6 / JOBS as f64;
+        figure(&format!("    processor time a job: {name}"), &format!("{each:.0} µs"));
+    }
+    Ok(())
+}
