@@ -19,6 +19,7 @@ mod recovery;
 mod retention;
 mod secrets;
 mod shutdown;
+mod sqlite;
 mod storage;
 mod twelve_jobs;
 mod websocket;

@@ -51,7 +51,7 @@ pub async fn build(
     client: Client,
     supervisor: &Supervisor,
 ) -> anyhow::Result<(Router, ReadyCheck)> {
-    let db = Db::open(&config.database_url).await?;
+    let db = Db::open(&config.database_url, supervisor).await?;
     let silence = Silence::new();
     let jetstream = async_nats::jetstream::new(client.clone());
     let ready = ReadyCheck::new();

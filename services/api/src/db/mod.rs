@@ -12,21 +12,25 @@ pub mod outbox;
 pub mod projection;
 pub mod retention;
 pub mod silence;
+mod sqlite;
 
+use std::fs::File;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::any::AnyPoolOptions;
 use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _, Row as _};
+use stepcast_shared::shutdown::Supervisor;
 use tokio::time::timeout;
 
-/// A transaction on either database.
-pub type Transaction = sqlx::Transaction<'static, sqlx::Any>;
+use self::sqlite::{Turn, Writer};
 
 /// Longest wait for a connection before a request is answered with 503.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may take to come back to the pool; longer than SQLite waits for a lock.
+/// How long a connection may take to come back to the pool.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Which database it is.
@@ -62,15 +66,23 @@ impl Dialect {
 pub struct Db {
     /// Which one it is.
     pub dialect: Dialect,
-    /// For statements that change something. SQLite has one writer, so there this is one connection: waiting in the
-    /// pool is fair, waiting in SQLite is not.
-    write: AnyPool,
+    write: Write,
     read: AnyPool,
+    /// Held while the database is in use, where it serves one process.
+    _lock: Option<Arc<File>>,
+}
+
+/// For statements that change something.
+#[derive(Clone, Debug)]
+enum Write {
+    /// SQLite has one writer: waiting for a turn is fair, waiting in SQLite is not.
+    Sqlite(Writer),
+    Postgres(AnyPool),
 }
 
 impl Db {
     /// Connects to `url` (`sqlite://FILE` or `postgres://…`) and brings the schema up to date.
-    pub async fn open(url: &SecretString) -> anyhow::Result<Self> {
+    pub async fn open(url: &SecretString, supervisor: &Supervisor) -> anyhow::Result<Self> {
         sqlx::any::install_default_drivers();
         let url = url.expose_secret();
         let (dialect, url) = if url.starts_with("sqlite:") {
@@ -81,19 +93,29 @@ impl Db {
         } else {
             anyhow::bail!("the database URL begins with neither sqlite:// nor postgres://");
         };
-        let (writers, readers) = match dialect {
-            Dialect::Sqlite => (1, 4),
-            Dialect::Postgres => (8, 8),
+        let lock = match dialect {
+            Dialect::Sqlite => Some(Arc::new(sqlite::lock(&url).await?)),
+            Dialect::Postgres => None,
         };
         migrate(dialect, &url).await?;
-        let write = pool(dialect, writers).connect(&url).await.context("the database cannot be opened")?;
+        let (write, readers) = match dialect {
+            Dialect::Sqlite => {
+                let (writer, work) = Writer::new(url.clone());
+                supervisor.spawn("database", work);
+                (Write::Sqlite(writer), 4)
+            }
+            Dialect::Postgres => (Write::Postgres(pool(dialect, 8).connect_lazy(&url)?), 8),
+        };
         let read = pool(dialect, readers).connect_lazy(&url).context("the database URL cannot be read")?;
-        Ok(Self { dialect, write, read })
+        Ok(Self { dialect, write, read, _lock: lock })
     }
 
     /// A transaction that may change something.
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
-        self.write.begin().await
+        match &self.write {
+            Write::Sqlite(writer) => writer.begin().await.map(Transaction::Sqlite),
+            Write::Postgres(pool) => pool.begin().await.map(Transaction::Postgres),
+        }
     }
 
     /// Connections for reading.
@@ -103,10 +125,10 @@ impl Db {
 
     /// Errors if the connections for writing have lost their server. A file cannot be lost like that.
     async fn check_writers(&self) -> sqlx::Result<()> {
-        if self.dialect == Dialect::Postgres {
-            sqlx::query("SELECT 1").execute(&self.write).await?;
+        match &self.write {
+            Write::Sqlite(_) => Ok(()),
+            Write::Postgres(pool) => sqlx::query("SELECT 1").execute(pool).await.map(drop),
         }
-        Ok(())
     }
 
     /// The database's clock, in milliseconds since 1970.
@@ -125,11 +147,50 @@ async fn migrate(dialect: Dialect, url: &str) -> anyhow::Result<()> {
     let connection = connecting.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
     let mut connection = connection.context("the database cannot be opened")?;
     if dialect == Dialect::Sqlite {
-        set_up(&mut connection, dialect).await.context("the database cannot be set up")?;
+        sqlite::set_up(&mut connection).await.context("the database cannot be set up")?;
     }
     let migrated = sqlx::migrate!().run(&mut connection).await;
     migrated.context("the database schema cannot be brought up to date")?;
     connection.close().await.context("the database cannot be closed")
+}
+
+/// A transaction on either database. Dropped, what it did is undone.
+#[derive(Debug)]
+pub enum Transaction {
+    /// A turn, which shares its commit with others.
+    Sqlite(Turn),
+    /// One of its own.
+    Postgres(sqlx::Transaction<'static, sqlx::Any>),
+}
+
+impl Transaction {
+    /// Makes its changes last. On an error they may have been made if the connection was lost meanwhile.
+    pub async fn commit(self) -> sqlx::Result<()> {
+        match self {
+            Self::Sqlite(turn) => turn.commit().await,
+            Self::Postgres(transaction) => transaction.commit().await,
+        }
+    }
+}
+
+impl Deref for Transaction {
+    type Target = AnyConnection;
+
+    fn deref(&self) -> &AnyConnection {
+        match self {
+            Self::Sqlite(turn) => turn.connection_ref(),
+            Self::Postgres(transaction) => transaction,
+        }
+    }
+}
+
+impl DerefMut for Transaction {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        match self {
+            Self::Sqlite(turn) => turn.connection(),
+            Self::Postgres(transaction) => transaction,
+        }
+    }
 }
 
 fn pool(dialect: Dialect, connections: u32) -> AnyPoolOptions {
@@ -138,7 +199,10 @@ fn pool(dialect: Dialect, connections: u32) -> AnyPoolOptions {
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .after_connect(move |connection, _| {
             Box::pin(async move {
-                set_up(connection, dialect).await?;
+                match dialect {
+                    Dialect::Sqlite => sqlite::set_up(connection).await?,
+                    Dialect::Postgres => set_up_postgres(connection).await?,
+                }
                 connection.ping().await
             })
         })
@@ -147,30 +211,16 @@ fn pool(dialect: Dialect, connections: u32) -> AnyPoolOptions {
                 // It may still be in the midst of what was given up, or gone without a word.
                 let answered = timeout(RELEASE_TIMEOUT, connection.ping()).await;
                 answered.map_err(|_| sqlx::Error::PoolTimedOut)??;
-                // SQLite ends a transaction by itself when its disk is full, and sqlx goes on counting it: the next one
-                // would be nested in nothing, and what it commits would not be. Such a connection is closed.
                 Ok(!connection.is_in_transaction())
             })
         })
 }
 
-/// How a connection behaves.
-///
-/// In SQLite WAL lets readers go on while the writer writes; FULL makes a commit survive a power cut, which is what
-/// "accepted" promises. PostgreSQL does not notice for hours that a client is gone, and keeps what it had locked: so a
-/// transaction that stands still is ended by the server, and a lock is waited for as long as in SQLite.
-async fn set_up(connection: &mut AnyConnection, dialect: Dialect) -> sqlx::Result<()> {
-    let settings: &[&str] = match dialect {
-        Dialect::Sqlite => &[
-            "PRAGMA journal_mode = WAL",
-            "PRAGMA synchronous = FULL",
-            "PRAGMA busy_timeout = 5000",
-            "PRAGMA foreign_keys = ON",
-        ],
-        Dialect::Postgres => &["SET idle_in_transaction_session_timeout = 10000", "SET lock_timeout = 5000"],
-    };
-    for setting in settings {
-        connection.execute(*setting).await?;
+/// PostgreSQL does not notice for hours that a client is gone, and keeps what it had locked: so a transaction that
+/// stands still is ended by the server, and a lock is waited for as long as in SQLite.
+async fn set_up_postgres(connection: &mut AnyConnection) -> sqlx::Result<()> {
+    for setting in ["SET idle_in_transaction_session_timeout = 10000", "SET lock_timeout = 5000"] {
+        connection.execute(setting).await?;
     }
     Ok(())
 }
