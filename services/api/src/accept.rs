@@ -48,14 +48,13 @@ pub async fn accept(state: &AppState, submission: Submission<'_>) -> Result<Batc
     let now = state.db.now().await?;
 
     let mut transaction = state.db.begin().await?;
-    let waiting = jobs::count_pending(&mut *transaction).await?;
+    let mut waiting = state.waiting.count(&mut transaction).await?;
     let mut accepted = Vec::with_capacity(drafts.len());
     let mut events = Vec::with_capacity(drafts.len());
-    for (index, draft) in drafts.iter().enumerate() {
+    for draft in &drafts {
         let JobRequest { pool, priority, .. } = &draft.request;
-        let ahead = jobs::ahead_of_new(&mut *transaction, pool, *priority).await?;
-        let alike = drafts[..index].iter().filter(|other| other.goes_before(draft)).count();
-        let position = u64::try_from(ahead).unwrap_or(0) + alike as u64 + 1;
+        let position = u64::try_from(waiting.ahead(pool, *priority)).unwrap_or(0) + 1;
+        waiting.add(pool, *priority);
         accepted.push(draft.answer(position));
         events.push(draft.queued(owner, position));
     }
@@ -69,8 +68,8 @@ pub async fn accept(state: &AppState, submission: Submission<'_>) -> Result<Batc
             return replay(&earlier, &first.body_hash);
         }
     }
-    if waiting + i64::try_from(drafts.len()).unwrap_or(i64::MAX) > state.limits.max_waiting {
-        return Err(Error::QueueFull(waiting));
+    if waiting.all() > state.limits.max_waiting {
+        return Err(Error::QueueFull(waiting.all() - i64::try_from(drafts.len()).unwrap_or(0)));
     }
     for (draft, event) in drafts.iter().zip(&events) {
         let message = std::str::from_utf8(&event.payload).expect("an envelope is JSON");
@@ -88,6 +87,9 @@ pub async fn accept(state: &AppState, submission: Submission<'_>) -> Result<Batc
     }
     transaction.commit().await?;
 
+    for draft in &drafts {
+        state.waiting.accepted(&draft.request.pool, draft.request.priority);
+    }
     metrics::counter!("stepcast_jobs_accepted_total").increment(accepted.len() as u64);
     state.publisher.publish_promptly(events).await;
     Ok(Batch { batch_id, jobs: accepted })
@@ -119,11 +121,6 @@ async fn draft(state: &AppState, owner: &Owner, pointer: &str, mut body: Value) 
 }
 
 impl Draft {
-    /// Whether it is served before one that was sent after it.
-    fn goes_before(&self, later: &Self) -> bool {
-        self.request.pool == later.request.pool && self.request.priority >= later.request.priority
-    }
-
     fn answer(&self, position: u64) -> Accepted {
         Accepted {
             job_id: self.id,

@@ -59,6 +59,7 @@ pub async fn build(
     let state = AppState {
         db: db.clone(),
         silence: silence.clone(),
+        waiting: db::counts::Counter::default(),
         nats: client.clone(),
         images: storage::open(&config.images_url)?,
         publisher: publisher.clone(),

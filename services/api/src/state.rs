@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backends::Backends;
 use crate::config::Limits;
 use crate::db::Db;
+use crate::db::counts::Counter;
 use crate::db::silence::Silence;
 use crate::outbox::Publisher;
 use crate::outlook::Outlooks;
@@ -20,6 +21,7 @@ use crate::progress::ProgressMap;
 pub struct AppState {
     pub db: Db,
     pub silence: Silence,
+    pub waiting: Counter,
     pub nats: Client,
     pub jetstream: jetstream::Context,
     pub images: Arc<dyn ObjectStore>,

@@ -28,6 +28,9 @@ pub struct ClaimedRow {
     pub event_seq: i64,
     pub request: String,
     pub params: String,
+    pub priority: i64,
+    /// 1 if it needs no other checkpoint than is loaded, or has waited too long for that to matter.
+    pub fits: i64,
     /// Milliseconds left; null without a deadline.
     pub deadline_in: Option<i64>,
 }
@@ -100,25 +103,26 @@ pub async fn choose(
     } else {
         String::new()
     };
-    let statement = format!(
-        "SELECT id, owner, attempt, event_seq, request, params, deadline_at - {now} AS deadline_in FROM jobs \
-         WHERE status = 'pending' AND cancelling = 0 AND event_seq IS NOT NULL AND not_before <= {now} \
-         AND (claim_token IS NULL OR lease_until <= {now}) \
-         AND (deadline_at IS NULL OR deadline_at > {now}) {avoiding}\
-         AND (wanted_backend IS NULL OR wanted_backend = $1) AND pool IN ({}) \
-         ORDER BY priority DESC, \
-         CASE WHEN model IS NULL OR model = $2 OR created_at <= {now} - {affinity_wait_ms} THEN 0 ELSE 1 END, \
-         id LIMIT 1{}",
-        pools.join(", "),
-        dialect.skip_locked()
-    );
-    let mut query = sqlx::query_as::<Any, ClaimedRow>(sql(statement))
-        .bind(request.backend_id.as_str())
-        .bind(request.loaded_model.as_deref().unwrap_or_default());
-    for pool in &request.pools {
-        query = query.bind(pool.as_str());
+    let fits = format!("(model IS NULL OR model = $2 OR created_at <= {now} - {affinity_wait_ms})");
+    // The index `jobs_queue` has this order, so that only the first rows of a long queue are read.
+    let first = |further: &str| {
+        format!(
+            "SELECT id, owner, attempt, event_seq, request, params, priority, \
+             CASE WHEN {fits} THEN 1 ELSE 0 END AS fits, deadline_at - {now} AS deadline_in FROM jobs \
+             WHERE status = 'pending' AND cancelling = 0 AND event_seq IS NOT NULL AND not_before <= {now} \
+             AND (claim_token IS NULL OR lease_until <= {now}) \
+             AND (deadline_at IS NULL OR deadline_at > {now}) {avoiding}\
+             AND (wanted_backend IS NULL OR wanted_backend = $1) AND pool IN ({}) {further}\
+             ORDER BY priority DESC, id LIMIT 1{}",
+            pools.join(", "),
+            dialect.skip_locked()
+        )
+    };
+    let Some(mut row) = first_row(&mut *connection, first(""), request).await? else { return Ok(None) };
+    if row.fits == 0 {
+        let alike = format!("AND priority = {} AND {fits} ", row.priority);
+        row = first_row(&mut *connection, first(&alike), request).await?.unwrap_or(row);
     }
-    let Some(row) = query.fetch_optional(&mut *connection).await? else { return Ok(None) };
     sqlx::query(sql(format!(
         "UPDATE jobs SET claim_token = $1, claim_backend = $2, lease_until = {now} + {LEASE_MS} WHERE id = $3"
     )))
@@ -128,6 +132,20 @@ pub async fn choose(
     .execute(connection)
     .await?;
     Ok(Some(row))
+}
+
+async fn first_row(
+    connection: &mut AnyConnection,
+    statement: String,
+    request: &ClaimRequest,
+) -> sqlx::Result<Option<ClaimedRow>> {
+    let mut query = sqlx::query_as::<Any, ClaimedRow>(sql(statement))
+        .bind(request.backend_id.as_str())
+        .bind(request.loaded_model.as_deref().unwrap_or_default());
+    for pool in &request.pools {
+        query = query.bind(pool.as_str());
+    }
+    query.fetch_optional(connection).await
 }
 
 /// Extends a claim, and says what has become of its job, and how many seconds ago its cancel was asked for.

@@ -5,7 +5,7 @@ pub mod queue;
 use std::collections::HashMap;
 
 use sqlx::{Any, AnyConnection, AnyExecutor, AnyPool, Row as _};
-use stepcast_shared::ids::{BackendId, BatchId, JobId, Owner, Pool};
+use stepcast_shared::ids::{BackendId, BatchId, JobId, Owner};
 use stepcast_shared::job::{JobRequest, Priority};
 use stepcast_shared::messages::Status;
 
@@ -65,7 +65,7 @@ pub struct NewJob<'a> {
 }
 
 /// A priority as the column holds it.
-fn rank(priority: Priority) -> i64 {
+pub fn rank(priority: Priority) -> i64 {
     match priority {
         Priority::Low => 0,
         Priority::Normal => 1,
@@ -110,30 +110,6 @@ pub async fn insert(connection: &mut AnyConnection, job: &NewJob<'_>) -> sqlx::R
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// Number of waiting jobs, over all owners.
-pub async fn count_pending<'c>(executor: impl AnyExecutor<'c>) -> sqlx::Result<i64> {
-    sqlx::query("SELECT COUNT(*) AS waiting FROM jobs WHERE status = 'pending'")
-        .fetch_one(executor)
-        .await?
-        .try_get("waiting")
-}
-
-/// Number of waiting jobs that are served before a new one of this pool and priority.
-pub async fn ahead_of_new<'c>(
-    executor: impl AnyExecutor<'c>,
-    pool: &Pool,
-    priority: Priority,
-) -> sqlx::Result<i64> {
-    sqlx::query(
-        "SELECT COUNT(*) AS ahead FROM jobs WHERE status = 'pending' AND pool = $1 AND priority >= $2",
-    )
-    .bind(pool.as_str())
-    .bind(rank(priority))
-    .fetch_one(executor)
-    .await?
-    .try_get("ahead")
 }
 
 /// Number of waiting jobs that are served before this one, itself included.

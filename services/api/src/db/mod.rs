@@ -4,6 +4,7 @@
 //! [`Dialect`]. Leases run on the database's own clock, so that replicas need not agree on the time.
 
 pub mod claims;
+pub mod counts;
 pub mod idempotency;
 pub mod inputs;
 pub mod jobs;
