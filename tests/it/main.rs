@@ -21,5 +21,6 @@ mod secrets;
 mod shutdown;
 mod sqlite;
 mod storage;
+mod submits;
 mod twelve_jobs;
 mod websocket;
