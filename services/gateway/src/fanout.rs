@@ -145,7 +145,7 @@ impl FanOut {
                 let written = round.flush();
                 // Not the time that passed: on a busy machine that counts what others do.
                 let took = processor_time().saturating_sub(before);
-                pace.wrote(took, Instant::now());
+                pace.wrote(written, took, Instant::now());
                 meter.wrote(written, took);
             }
         }

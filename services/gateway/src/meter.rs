@@ -59,7 +59,7 @@ impl Meter {
     /// Publishes what was counted.
     pub fn publish(&mut self) {
         self.received_total.increment(std::mem::take(&mut self.received));
-        let Written { frames, writes, conflated } = std::mem::take(&mut self.written);
+        let Written { frames, writes, conflated, joining: _ } = std::mem::take(&mut self.written);
         self.frames_total.increment(frames);
         self.writes_total.increment(writes);
         self.conflated_total.increment(conflated);

@@ -33,6 +33,9 @@ pub use rounds::{Batch, Round, Written};
 /// Most frames in one write.
 const BATCH: usize = 64;
 
+/// Frames of one connection that follow each other within this time could leave together.
+const SOON: Duration = Duration::from_millis(20);
+
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -74,6 +77,7 @@ struct Inner {
     /// The goodbye, once it is the last of what is to be written.
     goodbye: Option<Close>,
     wake_at: Option<Instant>,
+    written_at: Option<Instant>,
 }
 
 /// How far a connection is.
@@ -118,6 +122,7 @@ impl Outbox {
             offset: 0,
             goodbye: None,
             wake_at: None,
+            written_at: None,
         };
         Self { inner: Mutex::new(inner), socket, wanted: Notify::new(), emptied: Notify::new() }
     }
@@ -177,7 +182,7 @@ impl Outbox {
     /// Writes what waits, as far as the socket takes it. Safe to call from anywhere, at any time.
     pub fn flush(&self) -> Written {
         let mut scratch = Vec::new();
-        self.flush_with(&mut scratch)
+        self.flush_with(&mut scratch, Instant::now())
     }
 
     /// How far it is.
@@ -244,8 +249,8 @@ impl Outbox {
         }
     }
 
-    /// [`Self::flush`] with a list that is used again.
-    fn flush_with(&self, scratch: &mut Vec<Outgoing>) -> Written {
+    /// [`Self::flush`] with a list that is used again, at a time that was read before.
+    fn flush_with(&self, scratch: &mut Vec<Outgoing>, now: Instant) -> Written {
         let mut written = Written::default();
         let mut inner = self.lock();
         inner.dirty = false;
@@ -274,6 +279,10 @@ impl Outbox {
                 }
                 Err(_) => inner.phase = Phase::Lost,
             }
+        }
+        if written.frames > 0 {
+            let soon = inner.written_at.replace(now).is_some_and(|at| now.saturating_duration_since(at) < SOON);
+            written.joining = written.frames - u64::from(!soon);
         }
         self.tell_of_room(&inner);
         if inner.phase != Phase::Open || inner.wake_at != woken_at {

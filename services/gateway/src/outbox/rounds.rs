@@ -2,6 +2,7 @@
 
 use std::ops::AddAssign;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Outbox, Outgoing};
 use crate::frame::JobFrame;
@@ -14,6 +15,8 @@ pub struct Written {
     pub frames: u64,
     /// Calls that wrote something.
     pub writes: u64,
+    /// Frames that left together with an earlier one, or so soon after it that they could have.
+    pub joining: u64,
     /// Updates that a newer one had replaced.
     pub conflated: u64,
 }
@@ -22,6 +25,7 @@ impl AddAssign for Written {
     fn add_assign(&mut self, other: Self) {
         self.frames += other.frames;
         self.writes += other.writes;
+        self.joining += other.joining;
         self.conflated += other.conflated;
     }
 }
@@ -70,9 +74,10 @@ impl Round {
 
     /// Writes everything, as far as the sockets take it.
     pub fn flush(&mut self) -> Written {
+        let now = Instant::now();
         let mut sum = Written::default();
         for outbox in self.outboxes.drain(..) {
-            sum += outbox.flush_with(&mut self.scratch);
+            sum += outbox.flush_with(&mut self.scratch, now);
         }
         sum
     }

@@ -288,7 +288,7 @@ async fn frames_of_a_round_leave_in_one_write() {
     for attempt in 1..=5 {
         round.live(&outbox, &event(id, &format!("{attempt}.1")));
     }
-    assert_eq!(round.flush(), Written { frames: 5, writes: 1, conflated: 0 });
+    assert_eq!(round.flush(), Written { frames: 5, writes: 1, joining: 4, conflated: 0 });
     assert!(round.is_empty());
 }
 

@@ -1,6 +1,8 @@
 //! Frames to be written.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use std::sync::Arc;
+
+use bytes::BufMut as _;
 
 use super::{LONGEST_CONTROL, Opcode};
 use crate::close::Close;
@@ -9,9 +11,11 @@ use crate::close::Close;
 const FIN: u8 = 0x80;
 
 /// A frame, encoded once. Clones share its bytes, so a message costs each further receiver nothing but a count.
+///
+/// The count stands with the bytes, in one allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wire {
-    bytes: Bytes,
+    bytes: Arc<[u8]>,
     /// Where the payload begins: at 2, 4 or 10.
     payload_at: u8,
 }
@@ -43,7 +47,7 @@ impl Wire {
     }
 
     fn new(opcode: Opcode, payload: &[u8]) -> Self {
-        let mut bytes = BytesMut::with_capacity(10 + payload.len());
+        let mut bytes = Vec::with_capacity(10 + payload.len());
         bytes.put_u8(FIN | opcode as u8);
         // The shortest form of a length that holds it (RFC 6455 section 5.2).
         if let Ok(length @ ..126) = u8::try_from(payload.len()) {
@@ -57,7 +61,7 @@ impl Wire {
         }
         let payload_at = u8::try_from(bytes.len()).expect("a head has at most 10 bytes");
         bytes.put_slice(payload);
-        Self { bytes: bytes.freeze(), payload_at }
+        Self { bytes: bytes.into(), payload_at }
     }
 
     /// The frame as it goes over a WebSocket.
