@@ -20,6 +20,8 @@ use crate::pace::{Pace, Window};
 const BATCH: u64 = 128;
 /// How long to wait for clients that are behind.
 const BEHIND: Duration = Duration::from_micros(100);
+/// Longest wait for a server to take the last write, before the connection ends.
+const LAST_WRITE: Duration = Duration::from_millis(200);
 /// How often the broker's pings are looked for; it sends one every two minutes, and one soon after the connect.
 const LISTEN: Duration = Duration::from_secs(1);
 
@@ -98,10 +100,17 @@ impl Publisher {
         self.shared.published.load(Relaxed)
     }
 
-    /// Ends it; errors if it had failed before.
+    /// Ends it; errors if it had failed before. What it has written still reaches the server.
     pub fn stop(mut self) -> anyhow::Result<()> {
-        self.shared.end(&self.stream);
+        self.shared.stop.store(true, Relaxed);
         let thread = self.thread.take().context("stopped once")?;
+        let asked = Instant::now();
+        while !thread.is_finished() && asked.elapsed() < LAST_WRITE {
+            std::thread::sleep(BEHIND);
+        }
+        if !thread.is_finished() {
+            self.shared.end(&self.stream);
+        }
         thread.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))?
     }
 }
