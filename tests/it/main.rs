@@ -3,6 +3,7 @@
 mod batch;
 mod cancel;
 mod cluster;
+mod database;
 mod dialects;
 mod dispatch;
 mod events;
@@ -10,6 +11,7 @@ mod failures;
 mod faults;
 mod gap;
 mod http;
+mod outage;
 mod overflow;
 mod people;
 mod postgres;
