@@ -46,8 +46,13 @@ fn bucket(url: &Url) -> anyhow::Result<Arc<dyn ObjectStore>> {
     bail!("{url} needs a Stepcast with S3 in it: build with `--features s3`, or keep images under file://")
 }
 
+/// How long a request to a bucket is tried again: whoever asked is told in time, and asks again.
+#[cfg(feature = "s3")]
+const TRIED_FOR: std::time::Duration = std::time::Duration::from_secs(10);
+
 #[cfg(feature = "s3")]
 fn bucket(url: &Url) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    use object_store::RetryConfig;
     use object_store::aws::AmazonS3Builder;
     use object_store::prefix::PrefixStore;
 
@@ -56,6 +61,7 @@ fn bucket(url: &Url) -> anyhow::Result<Arc<dyn ObjectStore>> {
     let Some(name) = url.host_str() else { bail!("{url} names no bucket") };
     let store = AmazonS3Builder::from_env()
         .with_bucket_name(name)
+        .with_retry(RetryConfig { retry_timeout: TRIED_FOR, ..RetryConfig::default() })
         .build()
         .with_context(|| format!("the image bucket {name} cannot be used"))?;
     let prefix = url.path().trim_matches('/');

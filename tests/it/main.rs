@@ -1,6 +1,7 @@
 //! Scenarios over the whole system: what a person or another service would see, and what must hold behind it.
 
 mod batch;
+mod bucket;
 mod cancel;
 mod cluster;
 mod database;

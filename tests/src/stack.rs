@@ -28,6 +28,8 @@ pub struct Stack {
 pub struct Setup {
     /// Another database than a file in the stack's folder.
     pub database_url: Option<String>,
+    /// Another image store than a folder in the stack's.
+    pub images_url: Option<String>,
     /// Further variables of the api.
     pub api: Vec<(&'static str, String)>,
     /// Further variables of the poller.
@@ -139,7 +141,7 @@ fn api_command(nats: &NatsServer, folder: &TempDir, setup: &Setup) -> Command {
     let mut command = program("stepcast-api", nats, setup);
     command
         .env("STEPCAST_DATABASE_URL", database_url(folder, setup))
-        .env("STEPCAST_IMAGES_URL", images_url(folder))
+        .env("STEPCAST_IMAGES_URL", images_url(folder, setup))
         .envs(setup.api.iter().cloned());
     command
 }
@@ -155,12 +157,12 @@ fn database_url(folder: &TempDir, setup: &Setup) -> String {
 
 fn poller_command(nats: &NatsServer, folder: &TempDir, backends: &str, setup: &Setup) -> Command {
     let mut command = program("stepcast-poller", nats, setup);
-    command.env("STEPCAST_SDNEXT", backends).env("STEPCAST_IMAGES_URL", images_url(folder));
+    command.env("STEPCAST_SDNEXT", backends).env("STEPCAST_IMAGES_URL", images_url(folder, setup));
     // Simulated servers have no limit unless a test gives them one.
     command.env("STEPCAST_POSTS_PER_MINUTE", "0").envs(setup.poller.iter().cloned());
     command
 }
 
-fn images_url(folder: &TempDir) -> String {
-    format!("file://{}/images", folder.path().display())
+fn images_url(folder: &TempDir, setup: &Setup) -> String {
+    setup.images_url.clone().unwrap_or_else(|| format!("file://{}/images", folder.path().display()))
 }
