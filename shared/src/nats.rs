@@ -5,14 +5,14 @@ mod connection;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use async_nats::jetstream;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, Republish, RetentionPolicy};
-use async_nats::jetstream::{self, kv};
 use async_nats::{Client, HeaderMap};
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
-use futures_util::future::{try_join, try_join_all};
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use tokio::time::Instant;
 use tracing::warn;
@@ -35,12 +35,35 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 /// Copies of everything on a cluster.
 const REPLICAS: usize = 3;
 
-/// Creates or updates every stream and bucket, then checks that the server does what the design rests on.
+/// Creates or updates every stream and bucket, then checks that the server does what the design rests on. For who
+/// records events.
 ///
 /// Idempotent, and harmless beside others that do the same: whoever starts first does it. On a cluster everything has
 /// three replicas, and what an earlier start made with one is raised to three. A cluster that is electing a leader is
-/// waited for, up to 30 s.
+/// waited for, up to 30 s; so is, by a user who may not make streams, somebody who may.
 pub async fn prepare(client: &Client) -> anyhow::Result<jetstream::Context> {
+    prepare_for(client, Part::Records).await
+}
+
+/// As [`prepare`], for who only reads events: it needs no right to write any, and none of the other streams.
+pub async fn prepare_to_read(client: &Client) -> anyhow::Result<jetstream::Context> {
+    prepare_for(client, Part::Reads).await
+}
+
+/// What a service does with events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Records,
+    Reads,
+}
+
+impl Part {
+    fn needs(self, stream: &StreamConfig) -> bool {
+        self == Self::Records || stream.name == subjects::EVENTS_STREAM
+    }
+}
+
+async fn prepare_for(client: &Client, part: Part) -> anyhow::Result<jetstream::Context> {
     check_version(client)?;
     let context = jetstream::new(client.clone());
     // Of two processes that make the same stream at once, one may never be answered: it asks again soon, and finds it.
@@ -48,25 +71,10 @@ pub async fn prepare(client: &Client) -> anyhow::Result<jetstream::Context> {
     impatient.set_timeout(ANSWERED_WITHIN);
     let settled = Instant::now() + SETTLING;
     let replicas = if client.server_info().cluster.is_some() { REPLICAS } else { 1 };
-    let streams = streams().map(|stream| {
-        let what = format!("stream {}", stream.name);
-        let context = &impatient;
-        make(what, replicas, settled, async move |num_replicas| {
-            let stream = StreamConfig { num_replicas, ..stream.clone() };
-            context.create_or_update_stream(stream).await.map(drop).map_err(anyhow::Error::new)
-        })
-    });
-    let buckets = buckets().map(|bucket| {
-        let what = format!("bucket {}", bucket.bucket);
-        let context = &impatient;
-        make(what, replicas, settled, async move |num_replicas| {
-            let bucket = kv::Config { num_replicas, ..bucket.clone() };
-            context.create_or_update_key_value(bucket).await.map(drop).map_err(anyhow::Error::new)
-        })
-    });
-    try_join(try_join_all(streams), try_join_all(buckets)).await?;
+    let needed = wanted().into_iter().filter(|wanted| part.needs(wanted));
+    try_join_all(needed.map(|wanted| make(&impatient, wanted, replicas, settled))).await?;
     loop {
-        match self_test(client, &context).await {
+        match self_test(client, &context, part).await {
             Ok(()) => return Ok(context),
             // The leader of a stream just made may not be elected yet.
             Err(Unfit::NoAnswer(_)) if Instant::now() < settled => tokio::time::sleep(RECONNECT_DELAY).await,
@@ -88,38 +96,69 @@ fn too_old(version: &str) -> String {
     format!("NATS {version} is too old for Stepcast, which needs 2.14 or later")
 }
 
-/// Makes one stream or bucket, again and again until the cluster has settled.
+/// Makes one stream, again and again until the cluster has settled.
 ///
-/// A cluster that has too few servers for three replicas by then gets one, and a warning: the next start raises it.
+/// One that is as it should be is left alone, so that who may not make it can use it. A cluster that has too few
+/// servers for three replicas by then gets one, and a warning: the next start raises it.
 async fn make(
-    what: String,
-    mut replicas: usize,
+    context: &jetstream::Context,
+    mut wanted: StreamConfig,
+    replicas: usize,
     settled: Instant,
-    attempt: impl AsyncFn(usize) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    wanted.num_replicas = replicas;
+    let name = wanted.name.clone();
     loop {
-        let Err(error) = attempt(replicas).await else { return Ok(()) };
+        let found = context.get_stream(&name).await.ok().map(|stream| stream.cached_info().config.clone());
+        if found.as_ref().is_some_and(|found| fits(found, &wanted)) {
+            return Ok(());
+        }
+        let Err(error) = context.create_or_update_stream(wanted.clone()).await else { return Ok(()) };
         let code = refusal(&error);
         if may_pass(code) && Instant::now() < settled {
             tokio::time::sleep(RECONNECT_DELAY).await;
-        } else if code == Some(ErrorCode::CLUSTER_NO_PEERS) && replicas > 1 {
+        } else if code == Some(ErrorCode::CLUSTER_NO_PEERS) && wanted.num_replicas > 1 {
             warn!(
-                what,
+                stream = name,
                 "the NATS cluster has fewer than {REPLICAS} servers: what it stores is not replicated"
             );
-            replicas = 1;
+            wanted.num_replicas = 1;
+        } else if code.is_none() && found.is_some() {
+            // Nobody answers who may not change it. Another release made it, or a cluster that was smaller then.
+            warn!(stream = name, "a stream is not as this release makes it, and cannot be changed from here");
+            return Ok(());
         } else {
-            return Err(error).with_context(|| format!("{what} cannot be made"));
+            return Err(error).with_context(|| format!("stream {name} cannot be made"));
         }
     }
 }
 
+/// Whether a stream is as it is wanted, in what we decide of it.
+fn fits(found: &StreamConfig, wanted: &StreamConfig) -> bool {
+    // The server writes its own defaults into what we leave open.
+    let same = |found: i64, wanted: i64| found == wanted || (wanted == 0 && found <= 0);
+    let window = wanted.duplicate_window;
+    found.subjects == wanted.subjects
+        && found.description == wanted.description
+        && found.retention == wanted.retention
+        && found.discard == wanted.discard
+        && found.max_age == wanted.max_age
+        && found.allow_direct == wanted.allow_direct
+        && found.republish == wanted.republish
+        && found.num_replicas == wanted.num_replicas
+        && found.allow_rollup == wanted.allow_rollup
+        && found.deny_delete == wanted.deny_delete
+        && (window.is_zero() || found.duplicate_window == window)
+        && same(found.max_messages_per_subject, wanted.max_messages_per_subject)
+        && same(found.max_bytes, wanted.max_bytes)
+}
+
 /// Why JetStream refused; `None` if it did not answer at all.
-fn refusal(error: &anyhow::Error) -> Option<ErrorCode> {
-    error.chain().find_map(|cause| match cause.downcast_ref::<CreateStreamError>()?.kind() {
+fn refusal(error: &CreateStreamError) -> Option<ErrorCode> {
+    match error.kind() {
         CreateStreamErrorKind::JetStream(refusal) => Some(refusal.error_code()),
         _ => None,
-    })
+    }
 }
 
 /// Whether it may be otherwise in a moment: servers still join, a leader is being elected, or another process makes
@@ -138,7 +177,8 @@ fn may_pass(code: Option<ErrorCode>) -> bool {
     code.is_none_or(|code| PASSING.contains(&code))
 }
 
-fn streams() -> [StreamConfig; 3] {
+/// Every stream, those behind the buckets included.
+fn wanted() -> [StreamConfig; 5] {
     [
         StreamConfig {
             name: subjects::EVENTS_STREAM.to_owned(),
@@ -173,25 +213,25 @@ fn streams() -> [StreamConfig; 3] {
             max_bytes: 64 * 1024 * 1024,
             ..StreamConfig::default()
         },
+        bucket(subjects::LEASES_BUCKET, "Who holds a backend", LEASE_MAX_AGE),
+        bucket(subjects::INFLIGHT_BUCKET, "What a backend is rendering", Duration::ZERO),
     ]
 }
 
-fn buckets() -> [kv::Config; 2] {
-    [
-        kv::Config {
-            bucket: subjects::LEASES_BUCKET.to_owned(),
-            description: "Who holds a backend".to_owned(),
-            max_age: LEASE_MAX_AGE,
-            history: 1,
-            ..kv::Config::default()
-        },
-        kv::Config {
-            bucket: subjects::INFLIGHT_BUCKET.to_owned(),
-            description: "What a backend is rendering".to_owned(),
-            history: 1,
-            ..kv::Config::default()
-        },
-    ]
+/// The stream behind a key-value bucket, as the client libraries make it. Keys live for ever if `max_age` is zero.
+fn bucket(name: &str, description: &str, max_age: Duration) -> StreamConfig {
+    StreamConfig {
+        name: format!("KV_{name}"),
+        description: Some(description.to_owned()),
+        subjects: vec![format!("$KV.{name}.>")],
+        max_messages_per_subject: 1,
+        max_age,
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        ..StreamConfig::default()
+    }
 }
 
 /// Why a server cannot be used.
@@ -201,8 +241,20 @@ enum Unfit {
 }
 
 /// What we rest on is tried rather than trusted to a version.
-async fn self_test(client: &Client, context: &jetstream::Context) -> Result<(), Unfit> {
-    let too_old = || too_old(&client.server_info().version);
+async fn self_test(client: &Client, context: &jetstream::Context, part: Part) -> Result<(), Unfit> {
+    if part == Part::Records {
+        compares_sequences(client, context).await?;
+    }
+    let nothing = ["stepcast.v1.event.self-test.none.*".to_owned()];
+    let answered = multi_last(client, subjects::EVENTS_STREAM, &nothing).await;
+    answered.map(drop).map_err(|error| {
+        let version = too_old(&client.server_info().version);
+        Unfit::NoAnswer(error.context(format!("{version}: it does not answer multi_last")))
+    })
+}
+
+/// A publish with a wrong expected sequence is refused.
+async fn compares_sequences(client: &Client, context: &jetstream::Context) -> Result<(), Unfit> {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", "4000000000000");
     headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", "stepcast.v1.event.self-test.*.*");
@@ -214,22 +266,14 @@ async fn self_test(client: &Client, context: &jetstream::Context) -> Result<(), 
         Err(error) => Err(error),
     };
     match refused {
-        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
+        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
         Err(error) => {
-            return Err(Unfit::NoAnswer(
-                anyhow::Error::new(error).context("the event stream does not answer"),
-            ));
+            Err(Unfit::NoAnswer(anyhow::Error::new(error).context("the event stream does not answer")))
         }
         Ok(_) => {
+            let version = too_old(&client.server_info().version);
             let what = "it does not check the expected sequence of a subject";
-            return Err(Unfit::TooOld(anyhow::anyhow!("{}: {what}", too_old())));
-        }
-    }
-    let nothing = ["stepcast.v1.event.self-test.none.*".to_owned()];
-    match multi_last(client, subjects::EVENTS_STREAM, &nothing).await {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            Err(Unfit::NoAnswer(error.context(format!("{}: it does not answer multi_last", too_old()))))
+            Err(Unfit::TooOld(anyhow::anyhow!("{version}: {what}")))
         }
     }
 }

@@ -15,6 +15,7 @@ mod http;
 mod outage;
 mod overflow;
 mod people;
+mod permissions;
 mod postgres;
 mod quarantine;
 mod recorded;

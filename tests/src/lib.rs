@@ -1,6 +1,7 @@
 //! The harness of the scenario tests: real binaries, a real `nats-server`, and simulated SD.Next servers whose inner
 //! truth a test can compare with what a client was told.
 
+pub mod bus;
 pub mod check;
 pub mod client;
 pub mod cluster;

@@ -84,7 +84,7 @@ pub async fn start(
 ) -> anyhow::Result<()> {
     config.listen.check()?;
     let client = nats::connect("gateway", &config.nats).await?;
-    nats::prepare(&client).await?;
+    nats::prepare_to_read(&client).await?;
     let (router, ready, drained) = assemble(&config.gateway, &config.nats, client, supervisor).await?;
     let router =
         router.merge(health::router(ReadyCheck::merge(&[ready]), Some(metrics))).fallback(server::not_found);

@@ -58,7 +58,7 @@ pub async fn connect(service: &str, config: &NatsConfig) -> anyhow::Result<Clien
     Ok(open(service, config).await?.client)
 }
 
-/// Connects, waiting up to 30 s for a server to appear.
+/// Connects, waiting up to 30 s for a server to appear. Answers come to inboxes under `_INBOX.<service>`.
 ///
 /// Errors say which address it was, and never with what password. An address that cannot be read, or a server that
 /// refuses the log-in, is an error at once.
@@ -70,6 +70,8 @@ pub async fn open(service: &str, config: &NatsConfig) -> anyhow::Result<Connecti
         let reporter = reporter.clone();
         let options = ConnectOptions::new()
             .name(format!("stepcast-{service}"))
+            // Answers come where the server lets nobody else listen (deploy/nats/users.conf).
+            .custom_inbox_prefix(format!("_INBOX.{service}"))
             .max_reconnects(None)
             .reconnect_delay_callback(|_| RECONNECT_DELAY)
             .request_timeout(Some(Duration::from_secs(5)))
