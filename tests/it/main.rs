@@ -26,5 +26,6 @@ mod shutdown;
 mod sqlite;
 mod storage;
 mod submits;
+mod topology;
 mod twelve_jobs;
 mod websocket;

@@ -73,6 +73,19 @@ impl Http {
         Ok(Answer { status, headers, bytes, json })
     }
 
+    /// A GET of server-sent events, from behind the event of this id on; an error if it is refused.
+    pub async fn stream(
+        &self,
+        path: &str,
+        last_event_id: Option<&str>,
+    ) -> reqwest::Result<reqwest::Response> {
+        let mut request = self.client.get(format!("{}{path}", self.base));
+        if let Some(id) = last_event_id {
+            request = request.header("last-event-id", id);
+        }
+        request.send().await?.error_for_status()
+    }
+
     /// Submits a job that must be accepted, and returns its id.
     pub async fn submit(&self, body: &Value) -> String {
         let answer = self.post("/generation/queue-generation", body).await;

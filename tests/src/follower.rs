@@ -27,10 +27,13 @@ pub enum Interest {
     All,
     /// Each job by its id, from when it is accepted.
     Ids,
+    /// All jobs; after a loss what was recorded since the last message, and then all jobs.
+    Since,
 }
 
 /// A client of one gateway.
 pub struct Follower {
+    interest: Interest,
     connections: Arc<Mutex<Vec<Vec<Told>>>>,
     _following: JoinSet<()>,
 }
@@ -41,17 +44,26 @@ impl Follower {
         let connections = Arc::new(Mutex::new(Vec::new()));
         let mut following = JoinSet::new();
         following.spawn(follow(address, interest, ids, connections.clone()));
-        Self { connections, _following: following }
+        Self { interest, connections, _following: following }
     }
 
-    /// What was told of each job on each connection, in order; connections that told nothing of it are left out.
+    /// What was told of each job on each connection, in order; connections that told nothing of it are left out, and so
+    /// is, for who asked for what it missed, what it knew already.
     pub fn by_job(&self) -> BTreeMap<String, Vec<Vec<Told>>> {
         let connections = self.connections.lock().expect("no code panics while it holds this lock");
         let mut jobs: BTreeMap<String, Vec<Vec<Told>>> = BTreeMap::new();
+        let mut known: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for connection in connections.iter() {
             let mut here: BTreeMap<&str, Vec<Told>> = BTreeMap::new();
             for told in connection {
-                if let Some(id) = told.message["data"]["job_id"].as_str() {
+                let data = &told.message["data"];
+                if let Some(id) = data["job_id"].as_str() {
+                    let place = data["attempt"].as_u64().zip(data["seq"].as_u64()).unwrap_or_default();
+                    let is_news = known.get(id).is_none_or(|known| *known < place);
+                    if self.interest == Interest::Since && !is_news {
+                        continue;
+                    }
+                    known.insert(id, place);
                     here.entry(id).or_default().push(told.clone());
                 }
             }
@@ -60,6 +72,11 @@ impl Follower {
             }
         }
         jobs
+    }
+
+    /// Everything, on all connections, in order.
+    pub fn told(&self) -> Vec<Told> {
+        self.connections.lock().expect("no code panics while it holds this lock").concat()
     }
 
     /// Whether the job's end was told.
@@ -85,17 +102,20 @@ async fn follow(
     loop {
         let url = format!("ws://{address}/ws/progress");
         if let Ok(Ok((socket, _))) = timeout(CONNECT, tokio_tungstenite::connect_async(url)).await {
-            let first = {
+            let (first, since) = {
                 let mut connections = connections.lock().expect("no code panics while it holds this lock");
+                let last =
+                    connections.iter().flatten().rfind(|told| told.message["data"]["job_id"].is_string());
+                let since = last.map(|told| told.message["timestamp"].clone());
                 connections.push(Vec::new());
-                connections.len() == 1
+                (connections.len() == 1, since.filter(|_| interest == Interest::Since))
             };
             let keep = |told: Told| {
                 let mut connections = connections.lock().expect("no code panics while it holds this lock");
                 connections.last_mut().expect("pushed above").push(told);
             };
             // A loss of any kind is answered by coming back.
-            let _ = converse(socket, interest, first, &mut ids, keep).await;
+            let _ = converse(socket, interest, first, since, &mut ids, keep).await;
         }
         sleep(AGAIN_AFTER).await;
     }
@@ -107,16 +127,17 @@ async fn converse(
     socket: Socket,
     interest: Interest,
     first: bool,
+    since: Option<Value>,
     ids: &mut watch::Receiver<Vec<String>>,
     keep: impl Fn(Told),
 ) -> Option<()> {
     let (mut sink, mut stream) = socket.split();
     let mut asked = 0;
-    if interest == Interest::All {
-        sink.send(all()).await.ok()?;
+    if interest != Interest::Ids {
+        sink.send(all(since.as_ref())).await.ok()?;
     }
     // Those that existed before this connection are asked for by all; later ones by those who follow ids.
-    let by_id = interest == Interest::Ids || !first;
+    let by_id = interest == Interest::Ids || (interest == Interest::All && !first);
     if by_id {
         asked = ask(&mut sink, ids, 0).await?;
     }
@@ -131,8 +152,8 @@ async fn converse(
                     let message: Value = serde_json::from_str(&text).expect("the server sends JSON");
                     if message["type"] == "error" {
                         sleep(AGAIN_AFTER).await;
-                        if interest == Interest::All {
-                            sink.send(all()).await.ok()?;
+                        if interest != Interest::Ids {
+                            sink.send(all(since.as_ref())).await.ok()?;
                         }
                         if by_id {
                             asked = ask(&mut sink, ids, 0).await?;
@@ -147,8 +168,12 @@ async fn converse(
     }
 }
 
-fn all() -> Message {
-    Message::text(json!({"type": "subscribe", "job_ids": null}).to_string())
+fn all(since: Option<&Value>) -> Message {
+    let mut subscribe = json!({"type": "subscribe", "job_ids": null});
+    if let Some(since) = since {
+        subscribe["since"] = since.clone();
+    }
+    Message::text(subscribe.to_string())
 }
 
 /// Subscribes to the jobs from the one at `from` on, and returns how many there are.

@@ -63,7 +63,12 @@ impl Order {
 
 /// So many jobs, sent at moments drawn from `within`.
 pub fn draw(rng: &mut StdRng, jobs: usize, within: Duration) -> Vec<Order> {
-    (0..jobs).map(|number| Order::draw(rng, number, within)).collect()
+    draw_from(rng, 0, jobs, within)
+}
+
+/// As [`draw`], for who has drawn so many before: no two jobs are alike.
+pub fn draw_from(rng: &mut StdRng, before: usize, jobs: usize, within: Duration) -> Vec<Order> {
+    (before..before + jobs).map(|number| Order::draw(rng, number, within)).collect()
 }
 
 /// Sends every job at its time until it is accepted, cancels those that are to be, and returns them all.
