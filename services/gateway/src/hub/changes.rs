@@ -38,13 +38,20 @@ impl Changes {
         }
         match frame.class {
             Class::Event => {
-                self.latest.remove(&frame.job_id);
+                if self.latest.get(&frame.job_id).is_some_and(|kept| kept.seq < frame.seq) {
+                    self.latest.remove(&frame.job_id);
+                }
             }
             Class::Progress if self.latest.len() < MOST || self.latest.contains_key(&frame.job_id) => {
                 self.latest.insert(frame.job_id, frame.clone());
             }
             Class::Progress => {}
         }
+    }
+
+    /// Whether the next batch tells of a job.
+    pub(super) fn tell_of(&self, id: JobId) -> bool {
+        self.latest.contains_key(&id)
     }
 
     /// Takes what has changed; `None` if nothing has.

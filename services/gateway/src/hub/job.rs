@@ -58,6 +58,10 @@ impl Topic {
         self.watchers.iter().any(|it| it.batched)
     }
 
+    pub(super) fn is_batched(&self, member: MemberId) -> bool {
+        self.watchers.iter().any(|it| it.member == member && it.batched)
+    }
+
     /// The outboxes of those who take progress in batches.
     pub(super) fn batched(&self) -> impl Iterator<Item = &Arc<Outbox>> {
         self.watchers.iter().filter(|it| it.batched).map(|it| &it.outbox)
@@ -84,6 +88,19 @@ impl Topic {
         let named = self.watchers.iter().filter(|it| members.contains(&it.member));
         named.map(|it| round.live(&it.outbox, frame)).count()
     }
+
+    fn deliver_beside(&self, members: &[MemberId], frame: &JobFrame, round: &mut Round) -> usize {
+        let others = self.watchers.iter().filter(|it| !members.contains(&it.member));
+        others.map(|it| round.live(&it.outbox, frame)).count()
+    }
+
+    pub(super) fn outboxes(&self) -> impl Iterator<Item = &Arc<Outbox>> {
+        self.watchers.iter().map(|it| &it.outbox)
+    }
+
+    fn members(&self) -> impl Iterator<Item = MemberId> {
+        self.watchers.iter().map(|it| it.member)
+    }
 }
 
 /// What is known of a job that somebody watches.
@@ -96,13 +113,16 @@ pub(super) struct JobTopic {
     progress: Option<JobFrame>,
     /// Watchers who may not have had what was handed out before they came.
     unsure: Vec<MemberId>,
+    /// Who was told of the last event by a snapshot of a job that nobody here had heard of. To others who watch all
+    /// jobs its live copy, if it is still under way, is news.
+    told: Option<Vec<MemberId>>,
     /// When its recorded events are to be read again.
     pub(super) due: Instant,
 }
 
 impl JobTopic {
     pub(super) fn new(due: Instant) -> Self {
-        Self { topic: Topic::default(), reached: None, progress: None, unsure: Vec::new(), due }
+        Self { topic: Topic::default(), reached: None, progress: None, unsure: Vec::new(), told: None, due }
     }
 
     /// Hands a frame to whom it is news, among the job's own watchers and those of `all`; returns to how many.
@@ -111,10 +131,18 @@ impl JobTopic {
             self.unsure.clear();
             return self.topic.deliver(frame, round) + all.deliver(frame, round);
         }
-        if frame.class == Class::Progress || self.unsure.is_empty() {
+        if frame.class == Class::Progress || self.is_overtaken(frame) {
             return 0;
         }
-        // An event read again: news for those alone who have had nothing yet, and then they need the progress too.
+        let late = self.told.take().map(|told| all.deliver_beside(&told, frame, round));
+        late.unwrap_or_default() + self.reassure(frame, all, round)
+    }
+
+    /// Hands an event that was read again to those alone who may have had nothing yet; they need the progress too.
+    fn reassure(&mut self, frame: &JobFrame, all: &Topic, round: &mut Round) -> usize {
+        if self.unsure.is_empty() || self.is_overtaken(frame) {
+            return 0;
+        }
         let unsure = std::mem::take(&mut self.unsure);
         let further = self.progress.as_ref().filter(|progress| progress.seq > frame.seq);
         let mut delivered = 0;
@@ -138,15 +166,20 @@ impl JobTopic {
     ) -> Option<JobFrame> {
         self.unsure.retain(|it| *it != member);
         if let Some(event) = event {
-            if self.reached.is_some() {
+            if self.is_news(event) && self.reached.is_some() {
                 self.deliver(event, all, round);
-            } else {
-                // Nobody here has heard of the job: whoever came before is unsure.
-                self.advance(event);
-                let unsure = std::mem::take(&mut self.unsure);
-                for topic in [&self.topic, all] {
-                    topic.deliver_to(&unsure, event, round);
+            } else if self.reached.is_some() {
+                if let Some(told) = &mut self.told {
+                    told.push(member);
                 }
+                self.reassure(event, all, round);
+            } else {
+                // Nobody here has heard of the job: whoever asked for it by id before has not had this either.
+                self.advance(event);
+                self.topic.deliver(event, round);
+                let unsure = std::mem::take(&mut self.unsure);
+                all.deliver_to(&unsure, event, round);
+                self.told = Some(self.topic.members().chain(unsure).chain([member]).collect());
             }
         }
         self.progress.clone()
@@ -185,11 +218,25 @@ impl JobTopic {
         self.progress.as_ref()
     }
 
+    /// Whether a frame goes beyond what was handed out.
+    pub(super) fn is_news(&self, frame: &JobFrame) -> bool {
+        self.reached.is_none_or(|reached| !reached.is_terminal() && reached < frame.seq)
+    }
+
+    /// Whether a later event than this one was handed out.
+    fn is_overtaken(&self, event: &JobFrame) -> bool {
+        match (&self.progress, self.reached) {
+            (Some(progress), _) => event.seq.attempt < progress.seq.attempt,
+            (None, reached) => reached.is_some_and(|reached| event.seq < reached),
+        }
+    }
+
     /// Takes note of a frame; false if it does not go beyond what was handed out.
     fn advance(&mut self, frame: &JobFrame) -> bool {
-        if self.reached.is_some_and(|reached| reached.is_terminal() || reached >= frame.seq) {
+        if !self.is_news(frame) {
             return false;
         }
+        self.told = None;
         self.reached = Some(frame.seq);
         self.progress = match frame.class {
             Class::Progress => Some(frame.clone()),

@@ -48,15 +48,13 @@ impl Table {
             changes.note(frame);
             return all.deliver(frame, round);
         };
-        let ended_before = job.has_ended();
-        let delivered = job.deliver(frame, all, round);
-        if delivered > 0 || all.has_batched() {
+        if job.is_news(frame) {
             changes.note(frame);
+            if frame.is_terminal() {
+                ended.push_back(frame.job_id);
+            }
         }
-        if job.has_ended() && !ended_before {
-            ended.push_back(frame.job_id);
-        }
-        delivered
+        job.deliver(frame, all, round)
     }
 
     /// Takes note that a member is told of these events by a snapshot, and of nothing of the other jobs. Returns the
@@ -70,10 +68,26 @@ impl Table {
         round: &mut Round,
     ) -> HashMap<JobId, JobFrame> {
         let Some(owner) = self.owners.get_mut(owner) else { return HashMap::new() };
+        let OwnerTable { all, jobs, ended, changes, .. } = owner;
+        let is_batched = all.is_batched(member);
         let mut progress = HashMap::new();
         for id in ids {
-            let Some(job) = owner.jobs.get_mut(id) else { continue };
-            let settled = job.settle(member, events.get(id), &owner.all, round);
+            let event = events.get(id);
+            if event.is_some() && all.is_watched() && jobs.len() < JOBS_NOTED {
+                // Whoever is told of a job's end must not hear afterwards what somebody says of it who does not know.
+                jobs.entry(*id).or_insert_with(|| JobTopic::new(Instant::now()));
+            }
+            let Some(job) = jobs.get_mut(id) else { continue };
+            if let Some(event) = event.filter(|event| job.is_news(event)) {
+                changes.note(event);
+                if event.is_terminal() {
+                    ended.push_back(*id);
+                }
+            }
+            let settled = job.settle(member, event, all, round);
+            if is_batched && changes.tell_of(*id) {
+                continue;
+            }
             progress.extend(settled.map(|frame| (*id, frame)));
         }
         progress
@@ -195,6 +209,17 @@ impl Table {
         for job in self.owners.values_mut().flat_map(|owner| owner.jobs.values_mut()) {
             job.due = now;
         }
+    }
+
+    /// The outboxes of those who watch all jobs, and of those who are told places in the stream.
+    pub(super) fn all_or_placed(&self) -> Vec<Arc<Outbox>> {
+        let mut outboxes = Vec::new();
+        for table in self.owners.values() {
+            outboxes.extend(table.all.outboxes().cloned());
+            let of_jobs = table.jobs.values().flat_map(|job| job.topic.outboxes());
+            outboxes.extend(of_jobs.filter(|outbox| outbox.socket().is_none()).cloned());
+        }
+        outboxes
     }
 
     pub(super) fn watched_owners(&self) -> Vec<Owner> {

@@ -162,6 +162,80 @@ fn a_snapshot_of_a_job_that_nobody_knew_is_told_to_nobody_else() {
 }
 
 #[test]
+fn a_job_that_was_unknown_is_told_to_all_who_had_asked_for_it() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let (mut table, early, _ended) = watching(id, now);
+    table.settle(&owner, 1, &[id], &HashMap::new(), &mut Round::default());
+    table.watch_job(&owner, id, 2, &outbox(), now);
+    let events = HashMap::from([(id, frame(id, "0.2147483647", Class::Event))]);
+    table.settle(&owner, 2, &[id], &events, &mut Round::default());
+    assert_eq!(frames(&early), ["0.2147483647"]);
+    assert_eq!(deliver(&mut table, &owner, &frame(id, "0.2147483647", Class::Event)), 0);
+}
+
+#[test]
+fn an_event_that_a_snapshot_overtook_still_reaches_who_watches_all() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let mut table = Table::default();
+    let (dashboard, other) = (outbox(), outbox());
+    table.watch_all(&owner, 1, &dashboard, false, now);
+    table.watch_job(&owner, id, 2, &other, now);
+    let queued = frame(id, "0.0", Class::Event);
+    table.settle(&owner, 2, &[id], &HashMap::from([(id, queued.clone())]), &mut Round::default());
+    frames(&other);
+    assert_eq!(deliver(&mut table, &owner, &queued), 1);
+    assert_eq!((frames(&dashboard), frames(&other)), (vec!["0.0".to_owned()], Vec::new()));
+    assert_eq!(deliver(&mut table, &owner, &queued), 0);
+}
+
+#[test]
+fn an_old_event_does_not_stand_in_for_a_later_one_that_was_missed() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let (mut table, _outbox, _ended) = watching(id, now);
+    let end = frame(id, "1.2147483647", Class::Event);
+    deliver(&mut table, &owner, &end);
+    let late = outbox();
+    table.watch_job(&owner, id, 2, &late, now);
+    assert_eq!(deliver(&mut table, &owner, &frame(id, "1.1", Class::Event)), 0);
+    assert_eq!(deliver(&mut table, &owner, &end), 1);
+    assert_eq!(frames(&late), ["1.2147483647"]);
+}
+
+#[test]
+fn nothing_follows_an_end_that_a_replay_has_told() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let mut table = Table::default();
+    table.watch_all(&owner, 1, &outbox(), false, now);
+    let events = HashMap::from([(id, frame(id, "1.2147483647", Class::Event))]);
+    table.settle(&owner, 1, &[id], &events, &mut Round::default());
+    assert_eq!(deliver(&mut table, &owner, &frame(id, "1.9", Class::Progress)), 0);
+}
+
+#[test]
+fn a_batch_tells_nothing_that_was_overtaken_and_nothing_twice() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let mut table = Table::default();
+    let batched = outbox();
+    table.watch_all(&owner, 1, &batched, true, now);
+    deliver(&mut table, &owner, &frame(id, "2.1", Class::Event));
+    // A poller that was given up goes on.
+    deliver(&mut table, &owner, &frame(id, "1.9", Class::Progress));
+    table.send_batches(&mut Round::default());
+    assert_eq!(frames(&batched), ["2.1"]);
+
+    deliver(&mut table, &owner, &frame(id, "2.2", Class::Progress));
+    let started = HashMap::from([(id, frame(id, "2.1", Class::Event))]);
+    let progress = table.settle(&owner, 1, &[id], &started, &mut Round::default());
+    assert!(progress.is_empty(), "the next batch tells it");
+    // Somebody's snapshot brings the end before it comes live.
+    let end = HashMap::from([(id, frame(id, "2.2147483647", Class::Event))]);
+    table.watch_job(&owner, id, 2, &outbox(), now);
+    table.settle(&owner, 2, &[id], &end, &mut Round::default());
+    table.send_batches(&mut Round::default());
+    assert_eq!(frames(&batched), ["2.2147483647"]);
+}
+
+#[test]
 fn progress_comes_at_once_or_in_batches_and_events_always_at_once() {
     let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
     let mut table = Table::default();
