@@ -23,6 +23,8 @@ pub const FLOOD: Close = Close { code: 1008, reason: "too many messages" };
 pub const TOO_BIG: Close = Close { code: 1009, reason: "the message is too big" };
 /// More waits for the client than may wait; come back and take a snapshot.
 pub const TOO_SLOW: Close = Close { code: 4408, reason: "too slow, come back for a snapshot" };
+/// More was recorded while NATS was away than is read again for those who are here; come back and take a snapshot.
+pub const TOO_MUCH: Close = Close { code: 4408, reason: "too much was missed, come back for a snapshot" };
 /// Nothing watched and nothing said; come back when there is something.
 pub const IDLE: Close = Close { code: 1001, reason: "nothing is watched here" };
 /// No answer to pings; come back if you are there.

@@ -154,12 +154,17 @@ impl FanOut {
     /// Delivers what was read, and tells whether it stopped before the end.
     fn take(&self, link: &mut Link, round: &mut Round, meter: &mut Meter) -> anyhow::Result<bool> {
         let mut delivered = 0;
+        let has_gap = self.feed.has_gap();
         while delivered < AT_ONCE {
             let Some(op) = link.next()? else { return Ok(false) };
             match op {
                 Op::Message { subject, headers, payload } => {
                     match JobFrame::live(subject, headers, payload) {
-                        Ok((owner, frame)) => {
+                        Ok((owner, mut frame)) => {
+                            if has_gap {
+                                // Its place would say that everything before it has been told.
+                                frame.place = 0;
+                            }
                             meter.received();
                             delivered += self.hub.deliver(&owner, &frame, round);
                         }

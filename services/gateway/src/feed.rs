@@ -37,6 +37,8 @@ pub struct Feed {
 #[derive(Debug, Default)]
 struct State {
     is_connected: bool,
+    /// Whether what was recorded before the connection was lost is not all read yet.
+    has_gap: bool,
     /// How often a connection was made.
     connects: u64,
     subscriptions: HashMap<u64, Box<str>>,
@@ -110,6 +112,20 @@ impl Feed {
         self.lock().is_connected
     }
 
+    /// Whether something that was recorded may not have been handed out, and is still to be read.
+    pub fn has_gap(&self) -> bool {
+        self.lock().has_gap
+    }
+
+    /// Notes that what was missed has been read, unless the connection has been lost again since it was made for the
+    /// `connects`th time.
+    pub fn close_gap(&self, connects: u64) {
+        let mut state = self.lock();
+        if state.is_connected && state.connects == connects {
+            state.has_gap = false;
+        }
+    }
+
     /// How often a connection was made: whenever it grows, messages may have been missed.
     pub fn connects(&self) -> u64 {
         self.lock().connects
@@ -139,6 +155,7 @@ impl Feed {
     pub fn disconnected(&self) {
         let mut state = self.lock();
         state.is_connected = false;
+        state.has_gap = true;
         state.outgoing = Vec::new();
         state.pings.clear();
     }

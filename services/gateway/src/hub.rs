@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use stepcast_shared::ids::{JobId, Owner};
 use stepcast_shared::subjects;
 
+use crate::close::Close;
 use crate::feed::Feed;
 use crate::frame::JobFrame;
 use crate::outbox::{Outbox, Round};
@@ -66,6 +67,16 @@ impl Hub {
     /// Says when these jobs are due next.
     pub fn set_due(&self, owner: &Owner, ids: &[JobId], at: Instant) {
         self.lock().set_due(owner, ids, at);
+    }
+
+    /// Says goodbye to those who cannot be told what they missed by reading single jobs again: who watches all jobs, and
+    /// who is told places in the stream.
+    pub fn send_away(&self, close: Close) {
+        let outboxes = self.lock().all_or_placed();
+        for outbox in outboxes {
+            outbox.close(close);
+            outbox.flush();
+        }
     }
 
     /// Makes every unfinished watched job due now: messages may have been lost.
@@ -158,6 +169,11 @@ impl Member {
                 table.set_wildcard(&self.owner, subscription, Instant::now());
             }
         }
+        self.hub.feed.settled().await
+    }
+
+    /// Whether what is watched arrives from now on; false if NATS is away.
+    pub async fn settled(&self) -> bool {
         self.hub.feed.settled().await
     }
 

@@ -3,12 +3,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use stepcast_shared::ids::{JobId, Owner};
 use stepcast_shared::rpc::{self, CancelAnswer, CancelRequest, SubmitAnswer, SubmitRequest};
+use tokio::time::sleep;
 use tracing::debug;
 
 use crate::Gateway;
@@ -19,6 +21,9 @@ use crate::outbox::Outbox;
 use crate::protocol::Jobs;
 use crate::replay::{Missed, Since};
 use crate::snapshot::{self, Active};
+
+/// When what was missed is asked for again, if NATS did not answer.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Something to be done for a client.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,8 +149,9 @@ impl Workbench {
             }
             Jobs::Ids(ids) => self.member.watch(ids).await,
         };
+        let place = self.place().await;
         let missed = match since {
-            Some(since) => self.missed(&jobs, since).await,
+            Some(since) => Some(self.missed(&jobs, since).await),
             None => None,
         };
         let recovered = since.map(|_| matches!(missed, Some(Missed::Whole(_))));
@@ -156,23 +162,39 @@ impl Workbench {
             (Jobs::All, None) => self.snapshot_of_all(confirmation, &[]).await,
             (Jobs::Ids(ids), _) => self.snapshot_of(ids, confirmation).await,
         }
+        if let Some(place) = place {
+            self.outbox.mark(place);
+        }
         self.outbox.release();
         Outcome::Answered
     }
 
-    /// What was missed; `None` if that cannot be read, which is then no recovery.
-    async fn missed(&self, jobs: &Jobs, since: Since) -> Option<Missed> {
-        match self.gateway.reader.missed(&self.owner, jobs, since).await {
-            Ok(missed) => {
-                let outcome = if matches!(missed, Missed::Whole(_)) { "whole" } else { "too_much" };
-                metrics::counter!("stepcast_gateway_recoveries_total", "outcome" => outcome).increment(1);
-                Some(missed)
+    /// Up to where in the stream everything is told by what is read from now on; only where clients are told places.
+    async fn place(&self) -> Option<u64> {
+        match self.outbox.socket() {
+            Some(_) => None,
+            None => self.gateway.reader.newest().await.ok(),
+        }
+    }
+
+    /// What was missed. While NATS is away this waits until it is back: the client would never ask again, and there
+    /// is nothing live to be had meanwhile.
+    async fn missed(&self, jobs: &Jobs, since: Since) -> Missed {
+        loop {
+            // Only behind a subscription that has taken effect nothing is missed anew.
+            if self.member.settled().await {
+                match self.gateway.reader.missed(&self.owner, jobs, since).await {
+                    Ok(missed) => {
+                        let outcome = if matches!(missed, Missed::Whole(_)) { "whole" } else { "too_much" };
+                        metrics::counter!("stepcast_gateway_recoveries_total", "outcome" => outcome)
+                            .increment(1);
+                        return missed;
+                    }
+                    Err(error) => incomplete(&error),
+                }
             }
-            Err(error) => {
-                metrics::counter!("stepcast_gateway_recoveries_total", "outcome" => "failed").increment(1);
-                incomplete(&error);
-                None
-            }
+            metrics::counter!("stepcast_gateway_recoveries_total", "outcome" => "failed").increment(1);
+            sleep(AGAIN).await;
         }
     }
 
@@ -190,16 +212,13 @@ impl Workbench {
                 ids.clone()
             }
         };
-        for events in events.chunks(snapshot::BATCH) {
+        for event in events {
             self.outbox.room().await;
-            for event in events {
-                self.outbox.snapshot(event);
-            }
+            self.outbox.snapshot(event);
         }
         let last = snapshot::latest(events.iter().cloned());
         ids.extend(last.keys());
         for ids in ids.chunks(snapshot::BATCH) {
-            self.outbox.room().await;
             for progress in self.member.settle(ids, &last).values() {
                 self.outbox.snapshot(progress);
             }
@@ -212,18 +231,18 @@ impl Workbench {
         self.member.note(&ids);
         self.confirm(confirmation.map(|it| Confirmation { truncated, ..it }));
         for batch in ids.chunks(snapshot::BATCH) {
-            self.outbox.room().await;
             match self.gateway.reader.last(&self.owner, batch).await {
-                Ok(frames) => self.send(batch, &frames),
+                Ok(frames) => self.send(batch, &frames).await,
                 Err(error) => incomplete(&error),
             }
         }
         let told: HashSet<JobId> = ids.into_iter().collect();
         for events in lately.chunks(snapshot::BATCH) {
-            self.outbox.room().await;
-            for event in events.iter().filter(|event| !told.contains(&event.job_id)) {
-                self.outbox.snapshot(event);
-            }
+            let untold = events.iter().filter(|event| !told.contains(&event.job_id));
+            let events: HashMap<JobId, JobFrame> =
+                untold.map(|event| (event.job_id, event.clone())).collect();
+            let ids: Vec<JobId> = events.keys().copied().collect();
+            self.send(&ids, &events).await;
         }
     }
 
@@ -243,8 +262,7 @@ impl Workbench {
         let unknown = read.iter().filter(|id| !known.contains_key(id)).copied().collect();
         self.confirm(confirmation.map(|it| Confirmation { unknown, ..it }));
         for batch in read.chunks(snapshot::BATCH) {
-            self.outbox.room().await;
-            self.send(batch, &known);
+            self.send(batch, &known).await;
         }
     }
 
@@ -255,9 +273,10 @@ impl Workbench {
     }
 
     /// Sends the frames of these jobs in the order of the jobs, each with the last progress that is known here.
-    fn send(&self, ids: &[JobId], frames: &HashMap<JobId, JobFrame>) {
+    async fn send(&self, ids: &[JobId], frames: &HashMap<JobId, JobFrame>) {
         let progress = self.member.settle(ids, frames);
         for id in ids {
+            self.outbox.room().await;
             for frame in [frames.get(id), progress.get(id)].into_iter().flatten() {
                 self.outbox.snapshot(frame);
             }

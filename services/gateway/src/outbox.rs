@@ -137,6 +137,12 @@ impl Outbox {
         self.lock().lanes.push(wire, 0);
     }
 
+    /// Says that everything up to this place in the event stream has been queued. For outboxes without a socket, whose
+    /// reader tells it to the client.
+    pub fn mark(&self, place: u64) {
+        self.lock().lanes.push(Wire::text(""), place);
+    }
+
     /// Queues a live message, without writing it.
     #[cfg(test)]
     pub fn live(&self, frame: &JobFrame) {
@@ -213,7 +219,7 @@ impl Outbox {
 
     /// Waits until less than half of what may wait does, or the connection ends. Cancel-safe.
     pub async fn room(&self) {
-        loop {
+        while !self.has_room() {
             let emptied = self.emptied.notified();
             self.flush();
             if self.has_room() {
@@ -281,7 +287,8 @@ impl Outbox {
             }
         }
         if written.frames > 0 {
-            let soon = inner.written_at.replace(now).is_some_and(|at| now.saturating_duration_since(at) < SOON);
+            let soon =
+                inner.written_at.replace(now).is_some_and(|at| now.saturating_duration_since(at) < SOON);
             written.joining = written.frames - u64::from(!soon);
         }
         self.tell_of_room(&inner);

@@ -60,7 +60,11 @@ impl Reader {
             true
         })
         .await?;
-        Ok(Missed::Latest(in_order(found.into_values().collect())))
+        let mut found: Vec<JobFrame> = found.into_values().collect();
+        found.sort_unstable_by_key(|frame| frame.place);
+        // What lies before them is left out.
+        let found = found.into_iter().map(|frame| JobFrame { place: 0, ..frame });
+        Ok(Missed::Latest(found.collect()))
     }
 
     /// Whether the stream still has everything since then.
@@ -96,7 +100,9 @@ impl Reader {
             Jobs::All => true,
             Jobs::Ids(ids) => ids.contains(&id),
         };
-        let mut events = Vec::new();
+        // Of several jobs, read one after another, each has been read up to here at least.
+        let sure = if subjects.len() > 1 { self.newest().await? } else { u64::MAX };
+        let mut events: Vec<JobFrame> = Vec::new();
         let mut read = 0;
         for subject in subjects {
             self.read_on(&subject, start, |frames| {
@@ -106,7 +112,11 @@ impl Reader {
             })
             .await?;
         }
-        Ok((read <= MOST).then(|| in_order(events)))
+        events.sort_unstable_by_key(|frame| frame.place);
+        for frame in events.iter_mut().filter(|frame| frame.place > sure) {
+            frame.place = 0;
+        }
+        Ok((read <= MOST).then_some(events))
     }
 
     /// Reads page after page, for as long as `more` wants another.
@@ -129,9 +139,4 @@ impl Reader {
             }
         }
     }
-}
-
-fn in_order(mut events: Vec<JobFrame>) -> Vec<JobFrame> {
-    events.sort_unstable_by_key(|frame| frame.place);
-    events
 }

@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::close;
 use crate::feed::Feed;
 use crate::frame::JobFrame;
 use crate::hub::Hub;
@@ -36,6 +37,8 @@ const GAP_BATCHES: usize = 25;
 #[derive(Debug, Default)]
 struct Heard {
     until: Option<u64>,
+    /// How far the stream was at the last look.
+    newest: Option<u64>,
     noted: Option<Instant>,
     /// Whether NATS was away since then.
     gap: bool,
@@ -76,16 +79,25 @@ impl Reread {
             self.report();
             let now = Instant::now();
             let seen = self.feed.connects();
-            if std::mem::replace(&mut connects, seen) != seen {
+            if connects != seen {
+                // Only behind subscriptions that have taken effect nothing is missed anew.
+                if !self.is_connected() || !self.feed.settled().await {
+                    continue;
+                }
+                connects = seen;
                 info!("nats is back, watched jobs are read again");
                 self.hub.all_due(now);
                 list_at = now;
-                heard.gap = heard.until.is_some();
+                heard.gap = true;
             }
             if !self.is_connected() {
                 continue;
             }
-            self.close_gap(&mut heard).await;
+            if heard.gap {
+                self.close_gap(&mut heard, connects).await;
+            } else if heard.noted.is_none_or(|at| at.elapsed() >= NOTE_EVERY) {
+                self.note(&mut heard, connects).await;
+            }
             if list_at <= now {
                 let whole = self.list().await;
                 list_at = Instant::now() + if whole { self.every } else { AGAIN };
@@ -94,45 +106,55 @@ impl Reread {
         }
     }
 
+    /// Notes how far the stream is that has been heard of.
+    async fn note(&self, heard: &mut Heard, connects: u64) {
+        heard.noted = Some(Instant::now());
+        match self.reader.newest().await {
+            // What was recorded by then counts as heard once the feed has been read up to here, and only a look later,
+            // since what the server has stored it may still have to send.
+            Ok(newest) if self.feed.settled().await && self.feed.connects() == connects => {
+                heard.until = heard.newest.replace(newest).or(Some(newest));
+            }
+            Ok(_) => {}
+            Err(error) => debug!(error = format!("{error:#}"), "the stream does not tell how far it is"),
+        }
+    }
+
     /// Passes on what was recorded while NATS was away: a job that began and ended meanwhile is in no list.
     ///
-    /// Between outages it notes how far the stream is. A little of what was heard is then read again; outboxes know it.
-    async fn close_gap(&self, heard: &mut Heard) {
-        if !heard.gap && heard.noted.is_some_and(|at| at.elapsed() < NOTE_EVERY) {
+    /// A little of what was heard is read again; the hub knows it.
+    async fn close_gap(&self, heard: &mut Heard, connects: u64) {
+        let Some(mut until) = heard.until else {
+            // It was lost before anything could be noted: what is due is read in any case.
+            heard.gap = false;
+            self.feed.close_gap(connects);
             return;
-        }
-        if !heard.gap {
-            heard.noted = Some(Instant::now());
-            match self.reader.newest().await {
-                // What was recorded before counts as heard once the feed has been read up to here.
-                Ok(newest) if self.feed.settled().await => heard.until = Some(newest),
-                Ok(_) => {}
-                Err(error) => debug!(error = format!("{error:#}"), "the stream does not tell how far it is"),
-            }
-            return;
-        }
+        };
         for _ in 0..GAP_BATCHES {
-            match self.reader.after(heard.until.unwrap_or_default(), BATCH).await {
-                Ok((frames, reached)) if heard.until == Some(reached) && frames.is_empty() => {
+            match self.reader.after(until, BATCH).await {
+                Ok((_, reached)) if reached == until => {
+                    heard.newest = Some(reached);
                     heard.gap = false;
+                    self.feed.close_gap(connects);
                     return;
                 }
                 Ok((frames, reached)) => {
                     let new = self.deliver(frames.iter().map(|(owner, frame)| (owner, frame)));
                     metrics::counter!("stepcast_gateway_gap_recovered_total").increment(new as u64);
+                    until = reached;
                     heard.until = Some(reached);
                 }
                 Err(error) => {
-                    warn!(
-                        error = format!("{error:#}"),
-                        "what was missed could not be read, it is tried again"
-                    );
+                    let error = format!("{error:#}");
+                    warn!(error, "what was missed could not be read, it is tried again");
                     return;
                 }
             }
         }
-        warn!("too much was recorded while nats was away; jobs that ended meanwhile may be missing");
-        heard.gap = false;
+        warn!("too much was recorded while nats was away, clients are asked to come back");
+        self.hub.send_away(close::TOO_MUCH);
+        *heard = Heard::default();
+        self.feed.close_gap(connects);
     }
 
     /// Looks for jobs that nobody here has heard of, where somebody watches all jobs. False if api did not answer.

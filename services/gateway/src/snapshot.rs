@@ -53,7 +53,8 @@ impl Reader {
         let subjects: Vec<String> = ids.iter().map(|id| subjects::events_of_job(owner, *id)).collect();
         let messages = nats::multi_last(&self.client, EVENTS_STREAM, &subjects).await?;
         let frames = messages.iter().filter_map(|message| match JobFrame::recorded(message) {
-            Ok((_, frame)) => Some(frame),
+            // One job's last event says nothing of what was recorded before it of others.
+            Ok((_, frame)) => Some(JobFrame { place: 0, ..frame }),
             Err(error) => {
                 metrics::counter!("stepcast_gateway_undecodable_total").increment(1);
                 warn!(%error, "a recorded event is not passed on");

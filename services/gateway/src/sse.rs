@@ -1,7 +1,8 @@
 //! `GET /sse/progress`: the same messages as server-sent events, for curl and for places without `WebSocket`.
 //!
-//! An event's `id` is its place in the event stream, so a client that comes back with `Last-Event-ID` gets exactly
-//! what was recorded after it, and then what is live.
+//! An `id` is a place in the event stream, and says that everything up to there has been told. So a client that comes
+//! back with `Last-Event-ID` gets exactly what was recorded after it, and then what is live. What a snapshot tells, or
+//! what is read again of single jobs, has no id; one by itself follows the snapshot.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -72,9 +73,12 @@ pub async fn progress(
 async fn serve(gateway: Arc<Gateway>, outbox: Arc<Outbox>, operation: Operation) {
     // Everybody is anonymous until there are credentials.
     let workbench = Arc::new(Workbench::new(&gateway, Owner::anonymous(), Arc::clone(&outbox)));
-    let _ = Arc::clone(&workbench).run(operation).await;
-    outbox.flush();
-    gateway.stopping.cancelled().await;
+    let watching = async {
+        let _ = Arc::clone(&workbench).run(operation).await;
+        outbox.flush();
+        gateway.stopping.cancelled().await;
+    };
+    gateway.stopping.run_until_cancelled(watching).await;
     let reconnect_after = gateway.limits.reconnect_spread.mul_f64(rand::random());
     outbox.answer(Answer::going_away(reconnect_after).encode());
     outbox.close(close::GOING_AWAY);
@@ -105,6 +109,9 @@ fn events(reading: Reading) -> impl Stream<Item = Result<Event, Infallible>> {
 }
 
 fn event(Outgoing { wire, place }: &Outgoing) -> Event {
+    if wire.payload().is_empty() {
+        return Event::default().id(place.to_string());
+    }
     let data = std::str::from_utf8(wire.payload()).expect("only text messages are queued for readers");
     let event = if *place == 0 { Event::default() } else { Event::default().id(place.to_string()) };
     event.data(data)
