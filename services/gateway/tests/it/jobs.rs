@@ -37,6 +37,24 @@ impl Job {
         Self { owner: owner.parse().unwrap(), ..self }
     }
 
+    /// The same job as a poller knows it that is frozen now.
+    pub fn frozen(&self) -> Self {
+        Self {
+            id: self.id,
+            owner: self.owner.clone(),
+            client: self.client.clone(),
+            context: self.context.clone(),
+            last: self.last,
+            attempt: self.attempt,
+            seq: self.seq,
+        }
+    }
+
+    /// Stream sequence of its last event.
+    pub fn place(&self) -> u64 {
+        self.last
+    }
+
     pub async fn queued(&mut self) {
         let queued = Queued {
             job_id: self.id,

@@ -1,7 +1,11 @@
 //! The gateway against a real NATS server: every scenario starts its own, with its own gateway and its own clients.
 
+mod chaos;
 mod client;
+mod drain;
 mod jobs;
+mod ledger;
+mod link;
 mod manners;
 mod nats_server;
 mod outages;
@@ -9,4 +13,7 @@ mod process;
 mod requests;
 mod resume;
 mod stage;
+mod storm;
+mod tap;
+mod watcher;
 mod watching;

@@ -1,13 +1,10 @@
 //! NATS goes away and comes back; what was recorded meanwhile still arrives.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
+use crate::link::Link;
 use crate::nats_server::NatsServer;
 use crate::stage::Stage;
 
@@ -89,54 +86,29 @@ async fn a_client_that_comes_while_nats_is_away_is_told_later() {
     client.expect_of("generation_started", job.id).await;
 }
 
-/// A TCP link that can be cut.
-struct Link {
-    address: SocketAddr,
-    server_port: u16,
-    open: CancellationToken,
-    task: JoinSet<()>,
-}
-
-impl Link {
-    async fn to(server_port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut link = Self { address, server_port, open: CancellationToken::new(), task: JoinSet::new() };
-        link.serve(listener);
-        link
+#[tokio::test]
+async fn a_client_that_comes_back_while_nats_is_away_is_told_what_it_missed_once_that_is_back() {
+    let nats = NatsServer::start().await;
+    let mut link = Link::to(nats.port()).await;
+    let stage = Stage::over(nats, &link.url(), &["--gateway-request-timeout", "500ms"]).await;
+    let mut job = stage.job();
+    job.queued().await;
+    link.cut().await;
+    let mut clients = [stage.connect().await, stage.connect().await];
+    let [of_all, by_id] = &mut clients;
+    let since = chrono::Utc::now().to_rfc3339();
+    of_all.say(&json!({"type": "subscribe", "since": since})).await;
+    by_id.say(&json!({"type": "subscribe", "job_ids": [job.id], "since": since})).await;
+    // What could be told now would not be everything.
+    for client in &mut clients {
+        client.expect_nothing_more().await;
     }
-
-    fn url(&self) -> String {
-        format!("nats://{}", self.address)
-    }
-
-    /// Ends every connection and takes no new one.
-    async fn cut(&mut self) {
-        self.open.cancel();
-        while self.task.join_next().await.is_some() {}
-    }
-
-    async fn mend(&mut self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
-        self.open = CancellationToken::new();
-        self.serve(listener);
-    }
-
-    fn serve(&mut self, listener: TcpListener) {
-        let (open, port) = (self.open.clone(), self.server_port);
-        self.task.spawn(async move {
-            let mut pipes = JoinSet::new();
-            let accepting = async {
-                loop {
-                    let (mut near, _) = listener.accept().await.unwrap();
-                    pipes.spawn(async move {
-                        let mut far = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-                    });
-                }
-            };
-            open.run_until_cancelled(accepting).await;
-            pipes.shutdown().await;
-        });
+    job.completed().await;
+    link.mend().await;
+    for client in &mut clients {
+        assert_eq!(client.expect("subscription_confirmed").await["recovered"], true);
+        client.expect_of("generation_queued", job.id).await;
+        client.expect_of("generation_complete", job.id).await;
+        client.expect_nothing_more().await;
     }
 }

@@ -13,7 +13,7 @@ use crate::client::WsClient;
 use crate::nats_server::NatsServer;
 use crate::stage::PATIENCE;
 
-fn gateway(arguments: &[&str]) -> Child {
+pub fn gateway(arguments: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_stepcast-gateway"))
         .args(arguments)
         .stdout(Stdio::null())
@@ -24,7 +24,7 @@ fn gateway(arguments: &[&str]) -> Child {
 }
 
 /// Where it says that it serves.
-async fn address(process: &mut Child) -> SocketAddr {
+pub async fn address(process: &mut Child) -> SocketAddr {
     let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
     let reading = async {
         while let Some(line) = lines.next_line().await.unwrap() {
@@ -40,7 +40,7 @@ async fn address(process: &mut Child) -> SocketAddr {
     address
 }
 
-async fn get(address: SocketAddr, path: &str) -> String {
+pub async fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();

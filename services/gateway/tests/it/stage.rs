@@ -55,16 +55,7 @@ impl Stage {
         let client = nats::connect("test", &NatsConfig::at(nats.url())).await.unwrap();
         let context = nats::prepare(&client).await.unwrap();
         let api = FakeApi::start(client.clone()).await;
-        // Small buffers, which the accepted sockets inherit, so that a client is soon behind if it does not read.
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_send_buffer_size(8 * 1024).unwrap();
-        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let listener: TcpListener = socket.listen(128).unwrap();
-        let address = listener.local_addr().unwrap();
-        let config = Config::parse_from(["gateway", "--nats-url", gateway_url].iter().chain(arguments));
-        let supervisor = Supervisor::new(Duration::from_secs(10));
-        let metrics = PrometheusBuilder::new().build_recorder().handle();
-        stepcast_gateway::start(config, listener, metrics, &supervisor).await.unwrap();
+        let (address, supervisor) = serve_gateway(gateway_url, arguments).await;
         Self { nats, client, context, api, supervisor, address }
     }
 
@@ -96,6 +87,21 @@ impl Stage {
     pub fn job(&self) -> Job {
         Job::new(self.client.clone(), self.context.clone())
     }
+}
+
+/// Starts a gateway in this process, with a backlog for many that connect at once.
+pub async fn serve_gateway(nats_url: &str, arguments: &[&str]) -> (SocketAddr, Supervisor) {
+    // Small buffers, which the accepted sockets inherit, so that a client is soon behind if it does not read.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(8 * 1024).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener: TcpListener = socket.listen(4_096).unwrap();
+    let address = listener.local_addr().unwrap();
+    let config = Config::parse_from(["gateway", "--nats-url", nats_url].iter().chain(arguments));
+    let supervisor = Supervisor::new(Duration::from_secs(10));
+    let metrics = PrometheusBuilder::new().build_recorder().handle();
+    stepcast_gateway::start(config, listener, metrics, &supervisor).await.unwrap();
+    (address, supervisor)
 }
 
 impl Drop for Stage {
