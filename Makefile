@@ -8,7 +8,7 @@ SHELL := /bin/bash
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help up test bench bench-gateway soak fmt lint build clean tools-cargo tools-nats tools-postgres tools-edge tools-s3 tools-python tools-browser tools-bench
+.PHONY: help up test bench bench-gateway soak fmt lint build clean tools-cargo tools-nats tools-postgres tools-edge tools-deploy tools-s3 tools-python tools-browser tools-bench
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -18,7 +18,7 @@ up: tools-cargo tools-nats ## Build Stepcast and run the demo on http://127.0.0.
 	cargo build --release --locked --bin stepcast
 	exec target/release/stepcast up --demo $(ARGS)
 
-test: tools-cargo tools-nats tools-postgres tools-edge tools-python tools-browser ## Format, lint, build and run every test
+test: tools-cargo tools-nats tools-postgres tools-edge tools-deploy tools-python tools-browser ## Format, lint, build and run every test
 	@./.ci/check
 
 bench: tools-cargo tools-nats ## Measure; prints ratios and figures of one run
@@ -29,7 +29,7 @@ bench-gateway: tools-cargo tools-nats tools-bench ## Measure the gateway beside 
 	cargo build --release --locked -p stepcast-gateway -p stepcast-gateway-bench
 	target/release/stepcast-gateway-bench --write docs/BENCHMARKS.md $(ARGS)
 
-soak: tools-cargo tools-nats tools-postgres tools-edge tools-s3 tools-python tools-browser ## The long versions of tests that have one
+soak: tools-cargo tools-nats tools-postgres tools-edge tools-deploy tools-s3 tools-python tools-browser ## The long versions of tests that have one
 	STEPCAST_SOAK=1 ./.ci/check
 
 fmt: ## Format the code
@@ -56,6 +56,9 @@ tools-postgres:
 
 tools-edge:
 	@./.ci/install edge
+
+tools-deploy:
+	@./.ci/install deploy
 
 tools-s3:
 	@./.ci/install s3
