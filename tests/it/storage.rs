@@ -66,7 +66,7 @@ async fn a_full_disk_refuses_submits_and_loses_none_that_were_accepted() {
         (answer.status == 202).then(|| accepted.push(answer.json["job_id"].as_str().unwrap().to_owned()))
     })
     .await;
-    // A replayed key rolls its transaction back; what is committed after it must be committed for good.
+    // What is committed after so many failures must be committed for good.
     assert_eq!(keyed(&http, "known", &small("known")).await.json["job_id"], accepted[1]);
     for n in 0..3 {
         accepted.push(http.submit(&from_picture(&format!("after {n}"))).await);

@@ -65,6 +65,8 @@ pub async fn accept(state: &AppState, submission: Submission<'_>) -> Result<Batc
         let earlier =
             idempotency::keep_or_find(&mut transaction, state.db.dialect, owner, key, &first).await?;
         if let Some(earlier) = earlier {
+            // The first answer may belong to a turn that shares this commit: until then it is not kept.
+            transaction.commit().await?;
             return replay(&earlier, &first.body_hash);
         }
     }
