@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use sqlx::{Connection as _, Executor as _};
 use stepcast_sdnext_sim::Fault;
-use stepcast_tests::postgres::Postgres;
+use stepcast_tests::postgres::{Postgres, url_behind};
 use stepcast_tests::proxy::{Mode, Proxy};
 use stepcast_tests::sim::Sim;
 use stepcast_tests::stack::{Setup, Stack};
@@ -121,7 +121,7 @@ async fn a_postgres_that_says_nothing_is_given_up_within_a_bound() {
     let Some(postgres) = Postgres::start().await.unwrap() else { return };
     let link = Proxy::to(&postgres.address()).await.unwrap();
     let sim = Sim::start(Duration::from_millis(20)).await.unwrap();
-    let setup = Setup { database_url: Some(postgres.url_behind(&link.address())), ..Setup::default() };
+    let setup = Setup { database_url: Some(url_behind(&link.address())), ..Setup::default() };
     let mut stack = Stack::start_on(setup, &[("gpu", sim.url())]).await.unwrap();
     let http = stack.http();
     sim.handle.arm(Fault::Hang, 1);
@@ -168,7 +168,7 @@ async fn connections_to_postgres_that_died_without_a_word_are_replaced() {
     let Some(postgres) = Postgres::start().await.unwrap() else { return };
     let link = Proxy::to(&postgres.address()).await.unwrap();
     let sim = Sim::start(Duration::from_millis(20)).await.unwrap();
-    let setup = Setup { database_url: Some(postgres.url_behind(&link.address())), ..Setup::default() };
+    let setup = Setup { database_url: Some(url_behind(&link.address())), ..Setup::default() };
     let mut stack = Stack::start_on(setup, &[("gpu", sim.url())]).await.unwrap();
     let http = stack.http();
     let waits = with_priority(&small("many"), "low");

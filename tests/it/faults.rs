@@ -13,7 +13,7 @@ use stepcast_shared::config::NatsConfig;
 use stepcast_shared::subjects::Kind;
 use stepcast_tests::client::Http;
 use stepcast_tests::faults::{self, Event};
-use stepcast_tests::fleet::{Fleet, GATEWAYS};
+use stepcast_tests::fleet::{Fleet, Shape};
 use stepcast_tests::follower::{Follower, Interest};
 use stepcast_tests::ledger::{self, Recorded};
 use stepcast_tests::live::Listener;
@@ -31,34 +31,53 @@ const TOLD: Duration = Duration::from_secs(45);
 const LAPSED: &str = "The poller that ran this attempt has not been heard of for a full lease.";
 
 /// One run.
+#[derive(Clone, Copy)]
 struct Run {
+    shape: Shape,
     jobs: usize,
     /// Within how long they are sent.
     sending: Duration,
-    faults: fn(&mut StdRng) -> Vec<Event>,
+    faults: fn(Shape, &mut StdRng) -> Vec<Event>,
+}
+
+impl Run {
+    const SHORT: Self =
+        Self { shape: Shape::SMALL, jobs: 60, sending: Duration::from_secs(18), faults: faults::short };
+    const LONG: Self =
+        Self { jobs: 120, sending: Duration::from_secs(70), faults: faults::long, ..Self::SHORT };
 }
 
 #[tokio::test]
 async fn sixty_jobs_outlive_one_trouble_of_each_kind() {
-    survive(0, Run { jobs: 60, sending: Duration::from_secs(18), faults: faults::short }).await;
+    survive(0, Run::SHORT).await;
 }
 
 #[tokio::test]
 async fn soak_several_rounds_of_trouble() {
-    soak(1).await;
+    soak(1, Run::LONG).await;
 }
 
 #[tokio::test]
 async fn soak_several_other_rounds_of_trouble() {
-    soak(2).await;
+    soak(2, Run::LONG).await;
+}
+
+#[tokio::test]
+async fn soak_replicas_on_a_cluster_outlive_one_trouble_of_each_kind() {
+    soak(3, Run { shape: Shape::LARGE, ..Run::SHORT }).await;
+}
+
+#[tokio::test]
+async fn soak_replicas_on_a_cluster_outlive_several_rounds_of_trouble() {
+    soak(4, Run { shape: Shape::LARGE, ..Run::LONG }).await;
 }
 
 /// Chooses the troubles of the short run.
 const SHORT_SEED: u64 = 41;
 
-async fn soak(number: u64) {
+async fn soak(number: u64, run: Run) {
     if variable("STEPCAST_SOAK").as_deref() == Some("1") {
-        survive(number, Run { jobs: 120, sending: Duration::from_secs(70), faults: faults::long }).await;
+        survive(number, run).await;
     }
 }
 
@@ -76,7 +95,7 @@ async fn survive(number: u64, run: Run) {
     };
     eprintln!("STEPCAST_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed.wrapping_add(number));
-    let events = (run.faults)(&mut rng);
+    let events = (run.faults)(run.shape, &mut rng);
     for Event { begins, lasts, fault } in &events {
         eprintln!("{:6.2} s, for {:5.2} s: {fault:?}", begins.as_secs_f64(), lasts.as_secs_f64());
     }
@@ -87,15 +106,16 @@ async fn survive(number: u64, run: Run) {
         ..Config::default()
     };
 
-    let fleet = Fleet::start(&simulated).await.unwrap();
+    let Some(fleet) = Fleet::start_as(run.shape, &simulated).await.unwrap() else { return };
     let nats = NatsConfig::at(fleet.nats_url().await);
     let client = stepcast_shared::nats::connect("test", &nats).await.unwrap();
     let context = async_nats::jetstream::new(client.clone());
     let listener = Listener::start(&client).await.unwrap();
-    let http = Http::to(&fleet.http_address());
+    let apis: Vec<Http> = fleet.http_addresses().iter().map(|address| Http::to(address)).collect();
+    let http = &apis[0];
     let ids = watch::Sender::new(Vec::new());
     let mut followers = BTreeMap::new();
-    for gateway in 0..GATEWAYS {
+    for gateway in 0..run.shape.gateways {
         for interest in [Interest::All, Interest::Ids] {
             let follower = Follower::start(fleet.socket_address(gateway), interest, ids.subscribe());
             followers.insert(format!("{interest:?} at gateway {gateway}"), follower);
@@ -103,9 +123,9 @@ async fn survive(number: u64, run: Run) {
     }
 
     let begun = Instant::now();
-    let (accepted, ()) = tokio::join!(load::send(&http, orders, &ids), faults::run(&fleet, events));
+    let (accepted, ()) = tokio::join!(load::send_to(&apis, orders, &ids), faults::run(&fleet, events));
     eprintln!("all sent and all troubles over after {:.1} s", begun.elapsed().as_secs_f64());
-    wait_for_the_ends(&http, run.jobs).await;
+    wait_for_the_ends(http, run.jobs).await;
     eprintln!("all jobs ended after {:.1} s", begun.elapsed().as_secs_f64());
     fleet.assert_running().await;
     until_none(TOLD, "every client knows every end", async || unaware(&followers, &accepted)).await;
@@ -136,7 +156,7 @@ async fn survive(number: u64, run: Run) {
         }
         check_renders(job, recorded, &renders);
         check_interrupt(job, recorded, &interrupted);
-        check_outcome(&http, job, end).await;
+        check_outcome(http, job, end).await;
     }
     check_live(&listener, &stream);
     eprintln!("{outcomes:?}");

@@ -90,6 +90,8 @@ cluster {{
   name: "stepcast"
   listen: "127.0.0.1:{route}"
   routes: [{routes}]
+  # Clients know all addresses, which may be those of links that can be cut.
+  no_advertise: true
 }}
 "#,
             name = name(index),

@@ -10,7 +10,7 @@ use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use stepcast_sdnext_sim::{Fault as Armed, Handle};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::fleet::{BACKENDS, Fleet, GATEWAYS, Link, POLLERS, Part, services};
+use crate::fleet::{BACKENDS, Fleet, Link, Part, Shape};
 use crate::proxy::Mode;
 
 /// How often a hanging render is let go on.
@@ -73,25 +73,26 @@ pub struct Event {
 ///
 /// What keeps the api from being connected comes in the first 14 s: no claim lapses before it has been connected for
 /// a whole lease.
-pub fn short(rng: &mut StdRng) -> Vec<Event> {
-    let mut draw = Draw { rng, events: Vec::new() };
-    let poller = draw.rng.random_range(0..POLLERS);
+pub fn short(shape: Shape, rng: &mut StdRng) -> Vec<Event> {
+    let mut draw = Draw { shape, rng, events: Vec::new() };
+    let poller = draw.rng.random_range(0..shape.pollers);
     draw.add(1.0..4.0, 0.2..3.0, Fault::Kill(Part::Poller(poller)));
-    draw.add(8.0..16.0, 3.0..8.0, Fault::Freeze(Part::Poller(1 - poller)));
+    draw.add(8.0..16.0, 3.0..8.0, Fault::Freeze(Part::Poller((poller + 1) % shape.pollers)));
     draw.round(0.0, 12.0);
     draw.done()
 }
 
 /// Several rounds of everything within some 70 s, one poller being frozen for longer than any lease.
-pub fn long(rng: &mut StdRng) -> Vec<Event> {
-    let mut draw = Draw { rng, events: Vec::new() };
-    let poller = draw.rng.random_range(0..POLLERS);
+pub fn long(shape: Shape, rng: &mut StdRng) -> Vec<Event> {
+    let mut draw = Draw { shape, rng, events: Vec::new() };
+    let poller = draw.rng.random_range(0..shape.pollers);
     draw.add(2.0..10.0, 55.0..65.0, Fault::Freeze(Part::Poller(poller)));
     for begin in [15.0, 45.0] {
-        draw.add(begin..begin + 10.0, 0.2..5.0, Fault::Kill(Part::Poller(1 - poller)));
+        draw.add(begin..begin + 10.0, 0.2..5.0, Fault::Kill(Part::Poller((poller + 1) % shape.pollers)));
     }
-    let gateway = draw.rng.random_range(0..GATEWAYS);
-    for part in [Part::Api, Part::Gateway(gateway)] {
+    let gateway = draw.rng.random_range(0..shape.gateways);
+    let api = draw.one_of(shape.apis);
+    for part in [Part::Api(api), Part::Gateway(gateway)] {
         draw.add(5.0..50.0, 3.0..12.0, Fault::Freeze(part));
     }
     for begin in [0.0, 20.0, 40.0] {
@@ -101,6 +102,7 @@ pub fn long(rng: &mut StdRng) -> Vec<Event> {
 }
 
 struct Draw<'a> {
+    shape: Shape,
     rng: &'a mut StdRng,
     events: Vec<Event>,
 }
@@ -112,19 +114,24 @@ impl Draw<'_> {
         self.events.push(Event { begins, lasts, fault });
     }
 
+    /// One of so many; where there is one only, nothing is drawn.
+    fn one_of(&mut self, count: usize) -> usize {
+        if count == 1 { 0 } else { self.rng.random_range(0..count) }
+    }
+
     fn round(&mut self, from: f64, within: f64) {
         let begins = from + 1.0..from + within;
-        let gateway = self.rng.random_range(0..GATEWAYS);
-        for part in [Part::Nats, Part::Api, Part::Gateway(gateway)] {
+        let gateway = self.rng.random_range(0..self.shape.gateways);
+        let (nats, api) = (self.one_of(self.shape.nats), self.one_of(self.shape.apis));
+        for part in [Part::Nats(nats), Part::Api(api), Part::Gateway(gateway)] {
             self.add(begins.clone(), 0.1..2.5, Fault::Kill(part));
         }
-        let poller = self.rng.random_range(0..POLLERS);
-        let links = services()
-            .map(Link::Bus)
-            .chain([Link::Http])
-            .chain((0..GATEWAYS).map(Link::Socket))
-            .chain((0..BACKENDS).map(|backend| Link::Backend { poller, backend }));
-        for link in links {
+        if self.shape.postgres {
+            self.add(begins.clone(), 0.1..2.5, Fault::Kill(Part::Database));
+        }
+        let poller = self.rng.random_range(0..self.shape.pollers);
+        let backends = (0..BACKENDS).map(|backend| Link::Backend { poller, backend });
+        for link in self.shape.links().chain(backends) {
             let outages = [Outage::Cut, Outage::Stall, Outage::Lose];
             let outage = *outages.choose(self.rng).expect("there are three");
             self.add(begins.clone(), 0.3..4.0, Fault::Link(link, outage));

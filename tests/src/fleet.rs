@@ -2,9 +2,13 @@
 //!
 //! All links are proxies whose ports stay, so that whatever is started again is found where it was.
 
+mod broker;
+mod shape;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use rustix::process::Signal;
 use stepcast_sdnext_sim::{Config, Handle, Truth};
 use tempfile::TempDir;
@@ -12,49 +16,26 @@ use tokio::process::Command;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::sleep;
 
-use crate::nats::NatsServer;
+use self::broker::Broker;
+pub use self::shape::{BACKENDS, Link, Part, Shape};
+use crate::postgres::{self, Postgres};
 use crate::process::{Process, binary};
 use crate::proxy::{Mode, Proxy};
 use crate::sim::Sim;
 
-/// Simulated servers.
-pub const BACKENDS: usize = 4;
-/// Pollers, all with the same list of servers.
-pub const POLLERS: usize = 2;
-/// Gateways.
-pub const GATEWAYS: usize = 2;
-
 /// Starts of one service until it counts as broken.
 const START_TRIES: u32 = 10;
 
-/// A process of ours, or the broker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    Nats,
-    Api,
-    Gateway(usize),
-    Poller(usize),
-}
-
-/// What lies between two parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Link {
-    /// From a service to NATS.
-    Bus(Part),
-    /// From a poller to a simulated server.
-    Backend { poller: usize, backend: usize },
-    /// From clients to the api.
-    Http,
-    /// From clients to a gateway.
-    Socket(usize),
-}
-
 /// The whole system. Each part is locked while something is done to it.
 pub struct Fleet {
-    nats: Mutex<NatsServer>,
+    shape: Shape,
+    broker: Mutex<Broker>,
+    postgres: Option<Mutex<Postgres>>,
     services: BTreeMap<Part, Mutex<Service>>,
-    links: BTreeMap<Link, Proxy>,
+    /// One proxy for each link, but one for each server of NATS for those to the bus.
+    links: BTreeMap<Link, Vec<Proxy>>,
     sims: Vec<Mutex<Lives>>,
+    database_url: String,
     folder: TempDir,
 }
 
@@ -74,74 +55,114 @@ pub struct Lives {
 }
 
 impl Fleet {
-    /// Starts everything, with simulated servers of this configuration.
+    /// Starts everything small, with simulated servers of this configuration.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
-        let nats = NatsServer::start().await?;
+        let fleet = Self::start_as(Shape::SMALL, config).await?;
+        fleet.context("a small fleet needs nothing that may be missing")
+    }
+
+    /// Starts everything, with simulated servers of this configuration; `None` where there is no PostgreSQL for it.
+    pub async fn start_as(shape: Shape, config: &Config) -> anyhow::Result<Option<Self>> {
+        let postgres = if shape.postgres { Postgres::start().await? } else { None };
+        if shape.postgres && postgres.is_none() {
+            return Ok(None);
+        }
+        let broker = Broker::start(shape.nats).await?;
         let folder = tempfile::tempdir()?;
-        let bus = nats.url().trim_start_matches("nats://").to_owned();
         let mut sims = Vec::new();
         for _ in 0..BACKENDS {
             let now = Sim::with(config.clone()).await?;
             sims.push(Lives { now, earlier: Vec::new(), config: config.clone() });
         }
         let mut links = BTreeMap::new();
-        for part in services() {
-            links.insert(Link::Bus(part), Proxy::to(&bus).await?);
+        for link in shape.links() {
+            let mut proxies = Vec::new();
+            for target in targets(link, &broker, postgres.as_ref()) {
+                proxies.push(Proxy::to(&target).await?);
+            }
+            links.insert(link, proxies);
         }
-        for poller in 0..POLLERS {
+        for poller in 0..shape.pollers {
             for (backend, sim) in sims.iter().enumerate() {
-                links.insert(Link::Backend { poller, backend }, Proxy::to(&sim.now.address()).await?);
+                let proxy = Proxy::to(&sim.now.address()).await?;
+                links.insert(Link::Backend { poller, backend }, vec![proxy]);
             }
         }
-        for link in [Link::Http].into_iter().chain((0..GATEWAYS).map(Link::Socket)) {
-            links.insert(link, Proxy::to("127.0.0.1:9").await?);
-        }
-        let sims = sims.into_iter().map(Mutex::new).collect();
-        let mut fleet = Self { nats: Mutex::new(nats), services: BTreeMap::new(), links, sims, folder };
-        for part in services() {
+        let database_url = match &postgres {
+            Some(postgres) => postgres.url(),
+            None => format!("sqlite://{}/stepcast.db", folder.path().display()),
+        };
+        let mut fleet = Self {
+            shape,
+            broker: Mutex::new(broker),
+            postgres: postgres.map(Mutex::new),
+            services: BTreeMap::new(),
+            links,
+            sims: sims.into_iter().map(Mutex::new).collect(),
+            database_url,
+            folder,
+        };
+        for part in shape.services() {
             let running = fleet.launch(part).await?;
             fleet.services.insert(part, Mutex::new(Service { running, earlier: Vec::new() }));
         }
-        Ok(fleet)
+        Ok(Some(fleet))
     }
 
-    /// Where clients reach the api, `host:port`.
+    /// Where clients reach the first api, `host:port`.
     pub fn http_address(&self) -> String {
-        self.links[&Link::Http].address()
+        self.link(Link::Http(0)).address()
+    }
+
+    /// Where clients reach the apis, `host:port`.
+    pub fn http_addresses(&self) -> Vec<String> {
+        (0..self.shape.apis).map(|api| self.link(Link::Http(api)).address()).collect()
     }
 
     /// Where clients reach a gateway, `host:port`.
     pub fn socket_address(&self, gateway: usize) -> String {
-        self.links[&Link::Socket(gateway)].address()
+        self.link(Link::Socket(gateway)).address()
     }
 
     /// Where NATS itself listens, behind no link.
     pub async fn nats_url(&self) -> String {
-        self.nats.lock().await.url()
+        self.broker.lock().await.url()
     }
 
     /// The database, for reading.
     pub fn database_url(&self) -> String {
-        format!("sqlite://{}/stepcast.db", self.folder.path().display())
+        self.database_url.clone()
+    }
+
+    fn link(&self, link: Link) -> &Proxy {
+        &self.links[&link][0]
     }
 
     /// Kills a part, and starts it again after `away`.
     pub async fn kill(&self, part: Part, away: Duration) {
-        if part == Part::Nats {
-            let mut nats = self.nats.lock().await;
-            nats.process().signal(Signal::KILL);
-            nats.process().end().await;
-            sleep(away).await;
-            nats.restart().await.expect("nats-server starts where it was");
-            return;
+        match part {
+            Part::Nats(server) => {
+                let mut broker = self.broker.lock().await;
+                broker.kill(server).await;
+                sleep(away).await;
+                broker.restart(server).await.expect("nats-server starts where it was");
+            }
+            Part::Database => {
+                let mut postgres = self.postgres.as_ref().expect("there is one").lock().await;
+                postgres.stop().await;
+                sleep(away).await;
+                postgres.start_again().await.expect("PostgreSQL starts where it was");
+            }
+            Part::Api(_) | Part::Gateway(_) | Part::Poller(_) => {
+                let mut service = self.services[&part].lock().await;
+                service.running.signal(Signal::KILL);
+                service.running.end().await;
+                sleep(away).await;
+                let next = self.launch(part).await.expect("a killed service starts again");
+                let ended = std::mem::replace(&mut service.running, next);
+                service.earlier.push(ended);
+            }
         }
-        let mut service = self.services[&part].lock().await;
-        service.running.signal(Signal::KILL);
-        service.running.end().await;
-        sleep(away).await;
-        let next = self.launch(part).await.expect("a killed service starts again");
-        let ended = std::mem::replace(&mut service.running, next);
-        service.earlier.push(ended);
     }
 
     /// Stops a part without its knowing, for as long as `still`.
@@ -154,9 +175,10 @@ impl Fleet {
 
     /// Changes a link for as long as `lasts`.
     pub async fn disturb(&self, link: Link, mode: Mode, lasts: Duration) {
-        self.links[&link].set(mode);
+        let set = |mode| self.links[&link].iter().for_each(|proxy| proxy.set(mode));
+        set(mode);
         sleep(lasts).await;
-        self.links[&link].set(Mode::Pass);
+        set(Mode::Pass);
     }
 
     /// Kills a simulated server, and starts a fresh one in its place after `away`.
@@ -165,8 +187,8 @@ impl Fleet {
         lives.now.handle.kill();
         sleep(away).await;
         let next = Sim::with(lives.config.clone()).await.expect("a simulated server starts");
-        for poller in 0..POLLERS {
-            self.links[&Link::Backend { poller, backend }].retarget(&next.address());
+        for poller in 0..self.shape.pollers {
+            self.link(Link::Backend { poller, backend }).retarget(&next.address());
         }
         let ended = std::mem::replace(&mut lives.now, next);
         lives.earlier.push(ended.handle);
@@ -207,34 +229,38 @@ impl Fleet {
             }
         };
         match part {
-            Part::Api => self.links[&Link::Http].retarget(&address),
-            Part::Gateway(gateway) => self.links[&Link::Socket(gateway)].retarget(&address),
-            Part::Nats | Part::Poller(_) => {}
+            Part::Api(api) => self.link(Link::Http(api)).retarget(&address),
+            Part::Gateway(gateway) => self.link(Link::Socket(gateway)).retarget(&address),
+            Part::Nats(_) | Part::Database | Part::Poller(_) => {}
         }
         Ok(process)
     }
 
     fn command(&self, part: Part) -> Command {
         let name = match part {
-            Part::Nats => unreachable!("the broker is no service of ours"),
-            Part::Api => "stepcast-api",
+            Part::Nats(_) | Part::Database => unreachable!("this is no service of ours"),
+            Part::Api(_) => "stepcast-api",
             Part::Gateway(_) => "stepcast-gateway",
             Part::Poller(_) => "stepcast-poller",
         };
         let mut command = Command::new(binary(name));
         let images = format!("file://{}/images", self.folder.path().display());
+        let bus = &self.links[&Link::Bus(part)];
+        let bus: Vec<String> = bus.iter().map(|proxy| format!("nats://{}", proxy.address())).collect();
         command
-            .env("STEPCAST_NATS_URL", format!("nats://{}", self.links[&Link::Bus(part)].address()))
+            .env("STEPCAST_NATS_URL", bus.join(","))
             .env("STEPCAST_LISTEN", "127.0.0.1:0")
             .env("STEPCAST_LOG_FORMAT", "json");
         match part {
-            Part::Api => {
-                command.env("STEPCAST_DATABASE_URL", self.database_url()).env("STEPCAST_IMAGES_URL", images);
+            Part::Api(api) => {
+                command
+                    .env("STEPCAST_DATABASE_URL", self.database_of(api))
+                    .env("STEPCAST_IMAGES_URL", images);
             }
             Part::Poller(poller) => {
                 let backends: Vec<String> = (0..BACKENDS)
                     .map(|backend| {
-                        let link = &self.links[&Link::Backend { poller, backend }];
+                        let link = self.link(Link::Backend { poller, backend });
                         format!("gpu-{backend}=http://{}", link.address())
                     })
                     .collect();
@@ -242,13 +268,28 @@ impl Fleet {
                 // Renders here are far shorter than the limiter expects.
                 command.env("STEPCAST_POSTS_PER_MINUTE", "0");
             }
-            Part::Gateway(_) | Part::Nats => {}
+            Part::Gateway(_) | Part::Nats(_) | Part::Database => {}
         }
         command
     }
+
+    /// The database as an api reaches it.
+    fn database_of(&self, api: usize) -> String {
+        match self.links.get(&Link::Database(api)) {
+            Some(link) => postgres::url_behind(&link[0].address()),
+            None => self.database_url(),
+        }
+    }
 }
 
-/// Every service of ours, in the order in which they start.
-pub fn services() -> impl Iterator<Item = Part> {
-    [Part::Api].into_iter().chain((0..GATEWAYS).map(Part::Gateway)).chain((0..POLLERS).map(Part::Poller))
+/// What a link leads to at first. A service that does not run yet is where nobody listens.
+fn targets(link: Link, broker: &Broker, postgres: Option<&Postgres>) -> Vec<String> {
+    match link {
+        Link::Bus(_) => {
+            let url = broker.url();
+            url.split(',').map(|url| url.trim_start_matches("nats://").to_owned()).collect()
+        }
+        Link::Database(_) => postgres.map(Postgres::address).into_iter().collect(),
+        Link::Http(_) | Link::Socket(_) | Link::Backend { .. } => vec!["127.0.0.1:9".to_owned()],
+    }
 }

@@ -116,5 +116,6 @@ async fn pending(context: &jetstream::Context) -> anyhow::Result<u64> {
 
 async fn open(database: &str) -> sqlx::Result<sqlx::AnyPool> {
     sqlx::any::install_default_drivers();
-    AnyPoolOptions::new().max_connections(1).connect(&format!("{database}?mode=ro")).await
+    let read_only = if database.starts_with("sqlite:") { "?mode=ro" } else { "" };
+    AnyPoolOptions::new().max_connections(1).connect(&format!("{database}{read_only}")).await
 }

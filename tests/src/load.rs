@@ -75,41 +75,48 @@ pub fn draw_from(rng: &mut StdRng, before: usize, jobs: usize, within: Duration)
 ///
 /// `ids` learns of each as it is accepted.
 pub async fn send(http: &Http, orders: Vec<Order>, ids: &watch::Sender<Vec<String>>) -> Vec<Accepted> {
+    send_to(std::slice::from_ref(http), orders, ids).await
+}
+
+/// As [`send`], to several replicas: whoever fails one request, the next one gets it.
+pub async fn send_to(apis: &[Http], orders: Vec<Order>, ids: &watch::Sender<Vec<String>>) -> Vec<Accepted> {
     let begun = Instant::now();
-    let sending = orders.into_iter().map(|order| async move {
+    let sending = orders.into_iter().enumerate().map(|(number, order)| async move {
         sleep_until(begun + order.sent_at).await;
-        let id = submit(http, &order.body).await;
+        let id = submit(apis, number, &order.body).await;
         ids.send_modify(|ids| ids.push(id.clone()));
         let mut told_cancelled = false;
         if let Some(after) = order.cancelled_after {
             sleep(after).await;
-            told_cancelled = cancel(http, &id).await;
+            told_cancelled = cancel(apis, number, &id).await;
         }
         Accepted { id, body: order.body, told_cancelled, cancelled: order.cancelled_after.is_some() }
     });
     join_all(sending).await
 }
 
-async fn submit(http: &Http, body: &Value) -> String {
+async fn submit(apis: &[Http], first: usize, body: &Value) -> String {
     let key = body["prompt"].as_str().expect("a job has a prompt").replace(' ', "-");
-    let answer = again(http, Method::POST, "/generation/queue-generation", body, &key).await;
+    let answer = again(apis, first, "/generation/queue-generation", body, &key).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.json);
     answer.json["job_id"].as_str().expect("an accepted job has an id").to_owned()
 }
 
 /// True if the answer was that the job is cancelled already.
-async fn cancel(http: &Http, id: &str) -> bool {
+async fn cancel(apis: &[Http], first: usize, id: &str) -> bool {
     let path = format!("/generation/jobs/{id}/cancel");
-    let answer = again(http, Method::POST, &path, &json!({}), id).await;
+    let answer = again(apis, first, &path, &json!({}), id).await;
     assert!(matches!(answer.status, StatusCode::OK | StatusCode::CONFLICT), "{}", answer.json);
     answer.status == StatusCode::OK && answer.json["status"] == "cancelled"
 }
 
-/// Sends a request until it is answered by anything but a trouble of the server's own.
-async fn again(http: &Http, method: Method, path: &str, body: &Value, key: &str) -> Answer {
+/// Posts until it is answered by anything but a trouble of the server's own, to each replica in turn from `first` on.
+async fn again(apis: &[Http], first: usize, path: &str, body: &Value, key: &str) -> Answer {
     let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+    let mut turns = apis.iter().cycle().skip(first % apis.len());
     loop {
-        let sent = http.try_send(method.clone(), path, body.to_string().into(), &headers);
+        let http = turns.next().expect("there is at least one replica");
+        let sent = http.try_send(Method::POST, path, body.to_string().into(), &headers);
         match timeout(ANSWER, sent).await {
             Ok(Ok(answer)) if !answer.status.is_server_error() => return answer,
             _ => sleep(AGAIN_AFTER).await,

@@ -95,12 +95,7 @@ impl Postgres {
 
     /// Its empty database.
     pub fn url(&self) -> String {
-        self.url_behind(&self.address())
-    }
-
-    /// Its empty database, behind a link at `host:port`.
-    pub fn url_behind(&self, link: &str) -> String {
-        format!("postgres://stepcast@{link}/postgres")
+        url_behind(&self.address())
     }
 
     /// Where it listens, `host:port`.
@@ -121,6 +116,11 @@ impl Drop for Postgres {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// The empty database of a cluster behind a link at `host:port`.
+pub fn url_behind(link: &str) -> String {
+    format!("postgres://stepcast@{link}/postgres")
 }
 
 async fn launch(
