@@ -138,10 +138,11 @@ fn print(name: &str, told: &[Told], reconnects: usize, (instant, time): (Instant
     let (mut gap, mut latest, mut last) = (Duration::ZERO, TimeDelta::zero(), None);
     for Told { at, message } in told {
         let place = (message["data"]["attempt"].as_u64(), message["data"]["seq"].as_u64());
-        let id = message["data"]["job_id"].as_str();
-        if id.is_none() || known.insert(id, place).is_some_and(|known| known >= place) {
+        let Some(id) = message["data"]["job_id"].as_str() else { continue };
+        if known.get(id).is_some_and(|known| *known >= place) {
             continue;
         }
+        known.insert(id, place);
         let happened: DateTime<Utc> = message["timestamp"].as_str().unwrap().parse().unwrap();
         if happened < time {
             continue;
