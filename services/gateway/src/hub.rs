@@ -73,6 +73,7 @@ impl Hub {
     /// who is told places in the stream.
     pub fn send_away(&self, close: Close) {
         let outboxes = self.lock().all_or_placed();
+        metrics::counter!("stepcast_gateway_resyncs_total").increment(outboxes.len() as u64);
         for outbox in outboxes {
             outbox.close(close);
             outbox.flush();
@@ -214,6 +215,11 @@ impl Member {
     /// Takes note of the owner's active jobs, of which this connection is about to be told.
     pub fn note(&self, ids: &[JobId]) {
         self.hub.lock().note(&self.owner, ids, Some(self.id), Instant::now() + FIRST_REREAD);
+    }
+
+    /// Takes note of the owner's active jobs, of which this connection knows already, or is told live.
+    pub fn know(&self, ids: &[JobId]) {
+        self.hub.lock().note(&self.owner, ids, None, Instant::now() + FIRST_REREAD);
     }
 
     fn watched(&self) -> MutexGuard<'_, Watched> {

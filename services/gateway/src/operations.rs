@@ -203,7 +203,7 @@ impl Workbench {
         let mut ids = match jobs {
             Jobs::All => {
                 let Active { ids, truncated } = self.gateway.reader.active(&self.owner).await;
-                self.member.note(&ids);
+                self.member.know(&ids);
                 self.confirm(confirmation.map(|it| Confirmation { truncated, ..it }));
                 ids
             }

@@ -29,11 +29,13 @@ struct Watcher {
     outbox: Arc<Outbox>,
     /// Takes progress in batches.
     batched: bool,
+    /// The owner's count of news when it began to watch.
+    since: u64,
 }
 
 impl Topic {
-    pub(super) fn watch(&mut self, member: MemberId, outbox: &Arc<Outbox>, batched: bool) {
-        let watcher = Watcher { member, outbox: Arc::clone(outbox), batched };
+    pub(super) fn watch(&mut self, member: MemberId, outbox: &Arc<Outbox>, batched: bool, since: u64) {
+        let watcher = Watcher { member, outbox: Arc::clone(outbox), batched, since };
         match self.watchers.iter_mut().find(|it| it.member == member) {
             Some(known) => *known = watcher,
             None => self.watchers.push(watcher),
@@ -48,6 +50,11 @@ impl Topic {
             self.watchers = Vec::new();
             self.idle_since.get_or_insert(now);
         }
+    }
+
+    /// The owner's count of news when this member began to watch.
+    pub(super) fn watched_since(&self, member: MemberId) -> Option<u64> {
+        self.watchers.iter().find(|it| it.member == member).map(|it| it.since)
     }
 
     pub(super) fn is_watched(&self) -> bool {
@@ -85,7 +92,9 @@ impl Topic {
     }
 
     fn deliver_to(&self, members: &[MemberId], frame: &JobFrame, round: &mut Round) -> usize {
-        let named = self.watchers.iter().filter(|it| members.contains(&it.member));
+        // Who takes progress in batches gets it with the next one.
+        let takes = |it: &&Watcher| !it.batched || frame.class == Class::Event;
+        let named = self.watchers.iter().filter(|it| members.contains(&it.member)).filter(takes);
         named.map(|it| round.live(&it.outbox, frame)).count()
     }
 
@@ -116,13 +125,15 @@ pub(super) struct JobTopic {
     /// Who was told of the last event by a snapshot of a job that nobody here had heard of. To others who watch all
     /// jobs its live copy, if it is still under way, is news.
     told: Option<Vec<MemberId>>,
+    /// The owner's count of news when something of it was last handed to all who watch it.
+    pub(super) heard: u64,
     /// When its recorded events are to be read again.
     pub(super) due: Instant,
 }
 
 impl JobTopic {
     pub(super) fn new(due: Instant) -> Self {
-        Self { topic: Topic::default(), reached: None, progress: None, unsure: Vec::new(), told: None, due }
+        Self { topic: Topic::default(), reached: None, progress: None, unsure: Vec::new(), told: None, heard: 0, due }
     }
 
     /// Hands a frame to whom it is news, among the job's own watchers and those of `all`; returns to how many.
@@ -164,12 +175,16 @@ impl JobTopic {
         all: &Topic,
         round: &mut Round,
     ) -> Option<JobFrame> {
+        let was_unsure = self.unsure.contains(&member);
         self.unsure.retain(|it| *it != member);
         if let Some(event) = event {
             if self.is_news(event) && self.reached.is_some() {
                 self.deliver(event, all, round);
             } else if self.reached.is_some() {
-                if let Some(told) = &mut self.told {
+                if self.is_overtaken(event) {
+                    // What was handed out later came either after this one or before it.
+                    self.unsure.extend(was_unsure.then_some(member));
+                } else if let Some(told) = &mut self.told {
                     told.push(member);
                 }
                 self.reassure(event, all, round);

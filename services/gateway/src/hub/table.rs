@@ -34,13 +34,15 @@ struct OwnerTable {
     ended: VecDeque<JobId>,
     /// What those who take progress in batches are owed.
     changes: Changes,
+    /// How often there was news, so that it can be told who was there for it.
+    news: u64,
 }
 
 impl Table {
     /// Hands a frame to everybody to whom it is news; returns to how many.
     pub(super) fn deliver(&mut self, owner: &Owner, frame: &JobFrame, round: &mut Round) -> usize {
         let Some(owner) = self.owners.get_mut(owner) else { return 0 };
-        let OwnerTable { all, jobs, ended, changes, .. } = owner;
+        let OwnerTable { all, jobs, ended, changes, news, .. } = owner;
         if all.is_watched() && jobs.len() < JOBS_NOTED {
             jobs.entry(frame.job_id).or_insert_with(|| JobTopic::new(Instant::now()));
         }
@@ -49,6 +51,8 @@ impl Table {
             return all.deliver(frame, round);
         };
         if job.is_news(frame) {
+            *news += 1;
+            job.heard = *news;
             changes.note(frame);
             if frame.is_terminal() {
                 ended.push_back(frame.job_id);
@@ -104,7 +108,7 @@ impl Table {
         let owner = self.owners.entry(owner.clone()).or_default();
         let covered = owner.covers_all();
         let job = owner.jobs.entry(id).or_insert_with(|| JobTopic::new(due));
-        job.topic.watch(member, outbox, false);
+        job.topic.watch(member, outbox, false, owner.news);
         job.doubt(member);
         if !covered {
             job.topic.idle_since = None;
@@ -132,7 +136,7 @@ impl Table {
         now: Instant,
     ) -> bool {
         let owner = self.owners.entry(owner.clone()).or_default();
-        owner.all.watch(member, outbox, batched);
+        owner.all.watch(member, outbox, batched, owner.news);
         owner.changes.wanted(owner.all.has_batched());
         owner.all.idle_since = None;
         if owner.all.subscription.is_some() {
@@ -237,7 +241,10 @@ impl Table {
                 continue;
             }
             let job = owner.jobs.entry(*id).or_insert_with(|| JobTopic::new(due));
-            if let Some(member) = member {
+            // Who was there when it was handed out has had it, whatever becomes of the snapshot.
+            if let Some(member) = member
+                && owner.all.watched_since(member).is_none_or(|since| job.heard <= since)
+            {
                 job.doubt(member);
             }
         }

@@ -16,6 +16,8 @@ use crate::ws::Wire;
 /// How many ended jobs are kept for the session. Nobody asks for them while the connection watches all jobs; what is
 /// left out is merely not tidied up.
 const ENDED_KEPT: usize = 4_096;
+/// How many jobs' last events are remembered; beyond it all are forgotten, at worst to be told twice.
+const EVENTS_REMEMBERED: usize = 1_024;
 /// Room that an empty queue keeps, so that idle connections stay small after a burst.
 const ROOM_KEPT: usize = 8;
 
@@ -29,6 +31,9 @@ pub(super) struct Lanes {
     progress: HashMap<JobId, Wire>,
     /// Jobs that may have unsent progress, the longest waiting first.
     waiting: VecDeque<JobId>,
+    /// The last event queued of each job lately: snapshots and repeated reads overlap with what is live, and during an
+    /// outage the hub cannot know of every connection what it has had.
+    told: HashMap<JobId, EventSeq>,
     /// Jobs that ended, for the session.
     ended: Vec<JobId>,
     /// The last live message: who watches a job by itself and with all others is handed it twice in a row.
@@ -68,6 +73,7 @@ impl Lanes {
             event_bytes: 0,
             progress: HashMap::new(),
             waiting: VecDeque::new(),
+            told: HashMap::new(),
             ended: Vec::new(),
             last: None,
             hold: None,
@@ -143,6 +149,13 @@ impl Lanes {
         }
         match frame.class {
             Class::Event => {
+                if self.told.get(&frame.job_id).is_some_and(|told| *told >= frame.seq) {
+                    return;
+                }
+                if self.told.len() >= EVENTS_REMEMBERED {
+                    self.told = HashMap::new();
+                }
+                self.told.insert(frame.job_id, frame.seq);
                 self.conflated += u64::from(self.progress.remove(&frame.job_id).is_some());
                 if frame.is_terminal() && self.ended.len() < ENDED_KEPT {
                     self.ended.push(frame.job_id);
@@ -165,14 +178,25 @@ impl Lanes {
             Jobs::All => None,
             Jobs::Ids(ids) => Some(ids.iter().copied().collect()),
         };
+        // Who asks again is told again.
+        match jobs {
+            Jobs::All => self.told = HashMap::new(),
+            Jobs::Ids(ids) => self.told.retain(|id, _| !ids.contains(id)),
+        }
         let hold = Hold { ids, told: HashMap::new(), events: Vec::new(), progress: HashMap::new() };
         self.hold = Some(Box::new(hold));
     }
 
     pub(super) fn release(&mut self) {
-        let Some(hold) = self.hold.take() else { return };
-        for frame in hold.events.iter().chain(hold.progress.values()).filter(|frame| hold.is_news(frame)) {
-            self.accept(frame);
+        let Some(mut hold) = self.hold.take() else { return };
+        let events = std::mem::take(&mut hold.events);
+        let progress = std::mem::take(&mut hold.progress);
+        for frame in events.iter().chain(progress.values()) {
+            // The same event may have been handed here twice: live, and because it was not known whether it had been.
+            if hold.is_news(frame) {
+                hold.told.insert(frame.job_id, frame.seq);
+                self.accept(frame);
+            }
         }
     }
 

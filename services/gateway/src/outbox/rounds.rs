@@ -39,7 +39,7 @@ pub struct Batch {
     pub wires: Vec<Wire>,
 }
 
-/// Outboxes that were filled and are to be written together, each once.
+/// Outboxes that were filled and are to be written together, each once; at the latest when this is dropped.
 ///
 /// Filling first and writing afterwards is what joins the frames of one connection into one write.
 #[derive(Debug, Default)]
@@ -80,5 +80,12 @@ impl Round {
             sum += outbox.flush_with(&mut self.scratch, now);
         }
         sum
+    }
+}
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        // Nobody else would: an outbox stands in one round at a time.
+        self.flush();
     }
 }

@@ -114,6 +114,17 @@ fn what_a_snapshot_has_told_is_not_told_again_by_what_was_held_back() {
 }
 
 #[test]
+fn what_is_handed_over_twice_while_it_is_held_back_is_sent_once() {
+    let (outbox, id, other) = (outbox(), JobId::mint(), JobId::mint());
+    outbox.hold(&Jobs::All);
+    for frame in [event(id, "1.1"), event(other, "0.0"), event(id, "1.1")] {
+        outbox.live(&frame);
+    }
+    outbox.release();
+    assert_eq!(taken(&outbox), ["Event 1.1", "Event 0.0"]);
+}
+
+#[test]
 fn progress_of_a_snapshot_does_not_overtake_an_event_that_came_meanwhile() {
     let (outbox, id) = (outbox(), JobId::mint());
     outbox.hold(&Jobs::Ids(vec![id]));
@@ -290,6 +301,20 @@ async fn frames_of_a_round_leave_in_one_write() {
     }
     assert_eq!(round.flush(), Written { frames: 5, writes: 1, joining: 4, conflated: 0 });
     assert!(round.is_empty());
+}
+
+#[tokio::test]
+async fn a_round_that_is_cut_short_is_written_all_the_same() {
+    let (ours, _theirs) = sockets().await;
+    ours.writable().await.unwrap();
+    let (outbox, id) = (Arc::new(Outbox::of_socket(BOUNDS, ours)), JobId::mint());
+    let mut round = Round::default();
+    round.live(&outbox, &event(id, "1.1"));
+    drop(round);
+    assert_eq!(outbox.flush().frames, 0, "nothing is left to be written");
+    let mut next = Round::default();
+    next.live(&outbox, &event(id, "1.2147483646"));
+    assert!(!next.is_empty());
 }
 
 #[tokio::test]

@@ -137,6 +137,20 @@ fn who_came_later_and_was_told_nothing_is_told_when_the_job_is_read_again() {
 }
 
 #[test]
+fn who_was_there_for_an_event_is_not_told_again_although_the_snapshot_fails() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let mut table = Table::default();
+    let (early, late) = (outbox(), outbox());
+    table.watch_all(&owner, 1, &early, false, now);
+    deliver(&mut table, &owner, &frame(id, "0.0", Class::Event));
+    table.watch_all(&owner, 2, &late, false, now);
+    table.note(&owner, &[id], Some(1), now);
+    table.note(&owner, &[id], Some(2), now);
+    deliver(&mut table, &owner, &frame(id, "0.0", Class::Event));
+    assert_eq!((frames(&early), frames(&late)), (vec!["0.0".to_owned()], vec!["0.0".to_owned()]));
+}
+
+#[test]
 fn what_a_snapshot_tells_first_is_news_to_the_others_and_no_news_afterwards() {
     let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
     let (mut table, early, _ended) = watching(id, now);
@@ -197,6 +211,22 @@ fn an_old_event_does_not_stand_in_for_a_later_one_that_was_missed() {
     let late = outbox();
     table.watch_job(&owner, id, 2, &late, now);
     assert_eq!(deliver(&mut table, &owner, &frame(id, "1.1", Class::Event)), 0);
+    assert_eq!(deliver(&mut table, &owner, &end), 1);
+    assert_eq!(frames(&late), ["1.2147483647"]);
+}
+
+#[test]
+fn who_was_told_less_than_others_have_had_is_told_the_rest() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let (mut table, _outbox, _ended) = watching(id, now);
+    let end = frame(id, "1.2147483647", Class::Event);
+    deliver(&mut table, &owner, &end);
+    let late = outbox();
+    table.watch_job(&owner, id, 2, &late, now);
+    // A snapshot from a server that is behind.
+    let started = HashMap::from([(id, frame(id, "1.1", Class::Event))]);
+    table.settle(&owner, 2, &[id], &started, &mut Round::default());
+    assert_eq!(table.due(now, 10).len(), 1);
     assert_eq!(deliver(&mut table, &owner, &end), 1);
     assert_eq!(frames(&late), ["1.2147483647"]);
 }
