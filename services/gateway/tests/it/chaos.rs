@@ -270,7 +270,10 @@ impl House<'_> {
 /// What is wrong with what a watcher was told.
 fn check(report: &Report, ledger: &Ledger, world: &World) -> Vec<String> {
     let mut wrong = report.faults.clone();
-    wrong.extend(report.missing(world).iter().map(|id| format!("the end of {id} was not told")));
+    for id in report.missing(world) {
+        let end = ledger.events().iter().find(|event| event.job == id && event.seq.is_terminal());
+        wrong.push(format!("{end:?} was not told; the last visit: {}", report.last_visit));
+    }
     for ((job, seq), message) in &report.told {
         match ledger.get(*job, *seq) {
             Some(recorded) if recorded.message == *message => {}

@@ -1,6 +1,7 @@
 //! What the event stream holds, read whole: what is held against it that clients were told.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 use async_nats::Client;
 use chrono::{DateTime, Utc};
@@ -14,7 +15,6 @@ use stepcast_shared::subjects::{self, EVENTS_STREAM};
 const PAGE: usize = 200;
 
 /// One recorded event.
-#[derive(Debug)]
 pub struct Recorded {
     pub place: u64,
     pub job: JobId,
@@ -64,6 +64,13 @@ impl Ledger {
     ) -> impl Iterator<Item = &'a Recorded> {
         let here = self.events.iter().filter(move |it| it.place > after && it.place <= until);
         here.filter(|it| it.seq.is_terminal() && jobs.contains(&it.job))
+    }
+}
+
+impl fmt::Debug for Recorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, job, seq, stored_at, .. } = self;
+        write!(f, "{seq} of {job} at place {place}, {stored_at}")
     }
 }
 

@@ -1,6 +1,7 @@
 //! A client with habits: it comes, reads, stalls, leaves, comes back somewhere else, and keeps everything it was told.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -66,6 +67,8 @@ pub struct Report {
     pub resumes: Vec<Resume>,
     pub faults: Vec<String>,
     pub visits: usize,
+    /// The last visit, in words.
+    pub last_visit: String,
     pub lost_ground: usize,
 }
 
@@ -103,7 +106,12 @@ pub struct Watcher {
 }
 
 /// One connection.
+#[derive(Debug)]
 struct Visit {
+    address: SocketAddr,
+    heard: usize,
+    /// What was told, with its number.
+    log: Vec<(usize, JobId, EventSeq)>,
     resumed: Option<From>,
     is_confirmed: bool,
     /// The furthest of each job.
@@ -178,6 +186,7 @@ impl Watcher {
                 *end = (*end).min(Instant::now() + LINGERS);
             }
         }
+        self.report.last_visit = visit.to_string();
         if let Some(place) = self.last_id {
             let Report { owed_from, ref ended, .. } = self.report;
             self.report.resumes.push(Resume { owed_from, place, ended: ended.clone() });
@@ -189,6 +198,9 @@ impl Watcher {
         let resumes = self.report.visits > 0 && self.rng.random_bool(0.85);
         let asked_at = self.world.recorded.load(Ordering::SeqCst);
         let mut visit = Visit {
+            address,
+            heard: 0,
+            log: Vec::new(),
             resumed: None,
             is_confirmed: false,
             reached: HashMap::new(),
@@ -242,6 +254,7 @@ impl Watcher {
     }
 
     fn take(&mut self, heard: &Heard, visit: &mut Visit) {
+        visit.heard += 1;
         let (message, data) = (&heard.message, &heard.message["data"]);
         match message["type"].as_str().unwrap() {
             "connected" | "going_away" => {}
@@ -318,9 +331,14 @@ impl Watcher {
         if !self.report.wanted.contains(&job) || visit.left.contains(&job) {
             self.fault(format!("of a job that is not watched: {message}"));
         }
+        visit.log.push((visit.heard, job, seq));
         let before = visit.reached.insert(job, seq);
         if before.is_some_and(|before| before >= seq) {
-            self.fault(format!("{job}: {seq} came after {}", before.unwrap_or_default()));
+            self.fault(format!(
+                "{job}: {seq} came after {} ({visit}): {}",
+                before.unwrap_or_default(),
+                visit.told_of(job)
+            ));
         }
         let time = message["timestamp"].as_str().unwrap();
         if visit.latest.as_deref().is_none_or(|latest| latest < time) {
@@ -347,6 +365,25 @@ impl Watcher {
 
     fn some_time(&mut self) -> Duration {
         Duration::from_millis(self.rng.random_range(300..4_000))
+    }
+}
+
+impl Visit {
+    /// Everything that was told of a job.
+    fn told_of(&self, job: JobId) -> String {
+        let told = self.log.iter().filter(|(_, of, _)| *of == job);
+        told.map(|(number, _, seq)| format!("#{number} {seq}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl fmt::Display for Visit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, heard, resumed, is_confirmed, is_whole, left, latest, .. } = self;
+        write!(
+            f,
+            "{heard} messages of {address}, resumed {resumed:?}, confirmed {is_confirmed}, whole {is_whole}, "
+        )?;
+        write!(f, "left {left:?}, latest {latest:?}")
     }
 }
 
