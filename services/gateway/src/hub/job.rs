@@ -133,7 +133,15 @@ pub(super) struct JobTopic {
 
 impl JobTopic {
     pub(super) fn new(due: Instant) -> Self {
-        Self { topic: Topic::default(), reached: None, progress: None, unsure: Vec::new(), told: None, heard: 0, due }
+        Self {
+            topic: Topic::default(),
+            reached: None,
+            progress: None,
+            unsure: Vec::new(),
+            told: None,
+            heard: 0,
+            due,
+        }
     }
 
     /// Hands a frame to whom it is news, among the job's own watchers and those of `all`; returns to how many.
