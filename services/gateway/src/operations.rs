@@ -171,9 +171,15 @@ impl Workbench {
 
     /// Up to where in the stream everything is told by what is read from now on; only where clients are told places.
     async fn place(&self) -> Option<u64> {
-        match self.outbox.socket() {
-            Some(_) => None,
-            None => self.gateway.reader.newest().await.ok(),
+        if self.outbox.socket().is_some() {
+            return None;
+        }
+        loop {
+            match self.gateway.reader.newest().await {
+                Ok(place) => return Some(place),
+                Err(error) => incomplete(&error),
+            }
+            sleep(AGAIN).await;
         }
     }
 
@@ -229,12 +235,11 @@ impl Workbench {
     async fn snapshot_of_all(&self, confirmation: Option<Confirmation>, lately: &[JobFrame]) {
         let Active { ids, truncated } = self.gateway.reader.active(&self.owner).await;
         self.member.note(&ids);
+        let (read, known) = self.stand(&ids).await;
+        let truncated = truncated || read.len() < ids.len();
         self.confirm(confirmation.map(|it| Confirmation { truncated, ..it }));
-        for batch in ids.chunks(snapshot::BATCH) {
-            match self.gateway.reader.last(&self.owner, batch).await {
-                Ok(frames) => self.send(batch, &frames).await,
-                Err(error) => incomplete(&error),
-            }
+        for batch in read.chunks(snapshot::BATCH) {
+            self.send(batch, &known).await;
         }
         let told: HashSet<JobId> = ids.into_iter().collect();
         for events in lately.chunks(snapshot::BATCH) {
@@ -247,23 +252,38 @@ impl Workbench {
     }
 
     async fn snapshot_of(&self, ids: &[JobId], confirmation: Option<Confirmation>) {
-        let mut known = HashMap::with_capacity(ids.len());
-        let mut read = Vec::with_capacity(ids.len());
-        for batch in ids.chunks(snapshot::BATCH) {
-            // Without an answer nothing is known to be unknown; these jobs are read again shortly.
-            match self.gateway.reader.last(&self.owner, batch).await {
-                Ok(frames) => {
-                    read.extend_from_slice(batch);
-                    known.extend(frames);
-                }
-                Err(error) => incomplete(&error),
-            }
-        }
+        let (read, known) = self.stand(ids).await;
+        // Of what was not read nothing is known to be unknown.
         let unknown = read.iter().filter(|id| !known.contains_key(id)).copied().collect();
-        self.confirm(confirmation.map(|it| Confirmation { unknown, ..it }));
+        let truncated = read.len() < ids.len();
+        self.confirm(confirmation.map(|it| Confirmation { unknown, truncated, ..it }));
         for batch in read.chunks(snapshot::BATCH) {
             self.send(batch, &known).await;
         }
+    }
+
+    /// Those of these jobs of which it could be read where they stand, and the last event of each that is known. The
+    /// others are read again shortly; whoever is told places in the stream waits until all have been.
+    async fn stand(&self, ids: &[JobId]) -> (Vec<JobId>, HashMap<JobId, JobFrame>) {
+        let mut read = Vec::with_capacity(ids.len());
+        let mut known = HashMap::with_capacity(ids.len());
+        for batch in ids.chunks(snapshot::BATCH) {
+            loop {
+                match self.gateway.reader.last(&self.owner, batch).await {
+                    Ok(frames) => {
+                        read.extend_from_slice(batch);
+                        known.extend(frames);
+                        break;
+                    }
+                    Err(error) => incomplete(&error),
+                }
+                if self.outbox.socket().is_some() {
+                    break;
+                }
+                sleep(AGAIN).await;
+            }
+        }
+        (read, known)
     }
 
     fn confirm(&self, confirmation: Option<Confirmation>) {

@@ -56,6 +56,8 @@ struct Run {
     /// Within how long they begin.
     beginning: Duration,
     watchers: usize,
+    /// Longest pause of a watcher between two visits.
+    away: Duration,
     troubles: usize,
 }
 
@@ -72,13 +74,15 @@ enum Trouble {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_stays_or_comes_back_is_told_every_end_in_order_and_nothing_else() {
-    survive(Run { jobs: 50, beginning: Duration::from_secs(7), watchers: 24, troubles: 4 }).await;
+    let (beginning, away) = (Duration::from_secs(7), Duration::from_millis(900));
+    survive(Run { jobs: 50, beginning, watchers: 24, away, troubles: 4 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn soak_clients_that_come_and_go() {
     if variable("STEPCAST_SOAK").as_deref() == Some("1") {
-        survive(Run { jobs: 600, beginning: Duration::from_secs(100), watchers: 60, troubles: 40 }).await;
+        let (beginning, away) = (Duration::from_secs(100), Duration::from_secs(3));
+        survive(Run { jobs: 500, beginning, watchers: 50, away, troubles: 40 }).await;
     }
 }
 
@@ -106,6 +110,7 @@ async fn survive(run: Run) {
         jobs: ids.iter().copied().collect(),
         recorded: 0.into(),
         ended: Mutex::default(),
+        away: run.away,
         over: CancellationToken::new(),
     });
 

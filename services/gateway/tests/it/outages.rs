@@ -77,6 +77,7 @@ async fn a_client_that_comes_while_nats_is_away_is_told_later() {
     client.say(&json!({"type": "subscribe", "job_ids": [job.id]})).await;
     let confirmed = client.expect("subscription_confirmed").await;
     assert_eq!(confirmed["unknown"], json!([]), "nothing is known to be unknown");
+    assert_eq!(confirmed["truncated"], true, "what could not be read is missing for now");
     client.say(&json!({"type": "submit", "job": {"prompt": "a cat"}, "request_id": "r"})).await;
     let refused = client.expect("error").await;
     assert_eq!((&refused["code"], &refused["request_id"]), (&json!("unavailable"), &json!("r")));

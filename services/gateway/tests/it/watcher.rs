@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 use crate::tap::{Heard, Tap};
 
 /// How long a watcher that lacks something stays once everything has ended.
-const STAYS: Duration = Duration::from_secs(30);
+const STAYS: Duration = Duration::from_mins(1);
+/// Longest pause of who does not want to be away.
+const HASTE: Duration = Duration::from_millis(60);
 /// How long it goes on listening once it lacks nothing: what comes then comes twice.
 const LINGERS: Duration = Duration::from_millis(500);
 
@@ -34,6 +36,8 @@ pub struct World {
     pub recorded: AtomicU64,
     /// Where the end of each ended job stands in the stream.
     pub ended: Mutex<HashMap<JobId, u64>>,
+    /// Longest pause between two visits.
+    pub away: Duration,
     /// Nothing more happens.
     pub over: CancellationToken,
 }
@@ -121,6 +125,8 @@ struct Visit {
     /// The latest time in what was read, until the beginning is known to have been read whole.
     latest: Option<String>,
     is_whole: bool,
+    /// It was said that the snapshot lacks something for now.
+    is_truncated: bool,
     /// What was said to be whole, until it can be known that it was.
     claim: Option<Recovery>,
     /// What was recorded when it was asked for.
@@ -143,8 +149,8 @@ impl Watcher {
             if end.is_some_and(|end| Instant::now() >= end || self.report.missing(&self.world).is_empty()) {
                 return self.report;
             }
-            let most = if self.habits.is_loyal || end.is_some() { 60 } else { 900 };
-            sleep(Duration::from_millis(self.rng.random_range(20..most))).await;
+            let most = if self.habits.is_loyal || end.is_some() { HASTE } else { self.world.away };
+            sleep(most.mul_f64(self.rng.random())).await;
         }
     }
 
@@ -207,6 +213,7 @@ impl Watcher {
             left: HashSet::new(),
             latest: None,
             is_whole: false,
+            is_truncated: false,
             claim: None,
             asked_at,
         };
@@ -225,7 +232,7 @@ impl Watcher {
         visit.resumed = since.map(|it| From::Time(DateTime::parse_from_rfc3339(&it).unwrap().to_utc()));
         tap.say(&subscribe).await;
         // Requests are served in order: whatever answers the first comes before the answer to this.
-        let mark = json!({"type": "unsubscribe", "job_ids": [JobId::mint()], "request_id": "mark"});
+        let mark = json!({"type": "unsubscribe", "job_ids": [], "request_id": "mark"});
         tap.say(&mark).await;
         Some((tap, visit))
     }
@@ -287,7 +294,7 @@ impl Watcher {
         match data["request_id"].as_str() {
             Some("mark") => {
                 self.report.recoveries.extend(visit.claim.take());
-                visit.is_whole = true;
+                visit.is_whole = !visit.is_truncated;
             }
             // A snapshot of them follows, which goes back to where each stands.
             Some("again") => {
@@ -308,7 +315,7 @@ impl Watcher {
         if data["batch"] != self.habits.batch || data["recovered"].is_null() != visit.resumed.is_none() {
             self.fault(format!("wrongly confirmed: {message}"));
         }
-        visit.latest = message["timestamp"].as_str().map(ToOwned::to_owned);
+        visit.is_truncated = data["truncated"] == true;
         match (&visit.resumed, data["recovered"].as_bool()) {
             (Some(from), Some(true)) => {
                 let claim = Recovery { from: from.clone(), until: visit.asked_at, told: HashSet::new() };
