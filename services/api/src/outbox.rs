@@ -78,7 +78,7 @@ impl Publisher {
         let done = async {
             let mut transaction = self.db.begin().await?;
             match verdict {
-                Verdict::Overruled => outbox::remove(&mut transaction, &event.author).await?,
+                Verdict::Overruled => outbox::remove(&mut transaction, &[&event.author]).await?,
                 Verdict::Refused => {
                     metrics::counter!("stepcast_outbox_parked_total").increment(1);
                     outbox::park(&mut transaction, &event.author).await?;

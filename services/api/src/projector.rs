@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{self, AckKind, Message};
+use async_nats::{Client, HeaderValue};
 use futures_util::StreamExt as _;
 use stepcast_shared::events::AUTHOR_HEADER;
 use stepcast_shared::messages::{Envelope, JobMessage};
@@ -124,6 +124,7 @@ impl Projector {
 
     async fn apply_all(&self, events: &[Readable]) -> sqlx::Result<()> {
         let mut transaction = self.db.begin().await?;
+        let mut authors = Vec::with_capacity(events.len());
         for event in events {
             let recorded = RecordedEvent {
                 sequence: event.sequence,
@@ -132,11 +133,14 @@ impl Projector {
                 envelope: &event.envelope,
             };
             projection::apply(&mut transaction, self.db.dialect, &recorded).await?;
-            let author = event.message.headers.as_ref().and_then(|headers| headers.get(AUTHOR_HEADER));
-            if let Some(author) = author {
-                outbox::remove(&mut transaction, author.as_str()).await?;
+            // A start is recorded by a poller, never through the outbox.
+            if !matches!(event.decoded, JobMessage::Started(_)) {
+                let headers = event.message.headers.as_ref();
+                authors
+                    .extend(headers.and_then(|headers| headers.get(AUTHOR_HEADER)).map(HeaderValue::as_str));
             }
         }
+        outbox::remove(&mut transaction, &authors).await?;
         transaction.commit().await
     }
 

@@ -111,7 +111,7 @@ impl Db {
         Ok(Self { dialect, write, read, _lock: lock })
     }
 
-    /// A transaction that may change something.
+    /// A transaction that may change something. What it reads is certain only once it is committed.
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
         match &self.write {
             Write::Sqlite(writer) => writer.begin().await.map(Transaction::Sqlite),

@@ -98,9 +98,15 @@ fn event(row: OutboxRow) -> Option<LifecycleEvent> {
     })
 }
 
-/// Removes an event that is in the stream, or that the stream has overruled.
-pub async fn remove(connection: &mut AnyConnection, author: &str) -> sqlx::Result<()> {
-    sqlx::query("DELETE FROM outbox WHERE id = $1").bind(author).execute(connection).await?;
+/// Removes events that are in the stream, or that the stream has overruled.
+pub async fn remove(connection: &mut AnyConnection, authors: &[&str]) -> sqlx::Result<()> {
+    if authors.is_empty() {
+        return Ok(());
+    }
+    let places: Vec<String> = (1..=authors.len()).map(|place| format!("${place}")).collect();
+    let statement = format!("DELETE FROM outbox WHERE id IN ({})", places.join(", "));
+    let delete = authors.iter().fold(sqlx::query(sql(statement)), |query, author| query.bind(*author));
+    delete.execute(connection).await?;
     Ok(())
 }
 

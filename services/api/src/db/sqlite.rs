@@ -53,6 +53,9 @@ impl Writer {
 }
 
 /// One's turn at the connection. Dropped, what it did is undone.
+///
+/// What it reads may be of an earlier turn whose commit is still to come: whoever tells a success because of it commits
+/// first, even if there is nothing of its own to commit. A refusal may be told at once.
 #[derive(Debug)]
 pub struct Turn {
     /// There until the turn ends.
@@ -130,12 +133,14 @@ impl Work {
         }
         let mut kept = Vec::new();
         let mut next = first;
+        let mut turns = 0;
         loop {
+            turns += 1;
             let ended = hand(connection, next).await?;
             connection = ended.connection;
             let undone = ended.keep.is_none();
             kept.extend(ended.keep);
-            let more = if kept.len() < TOGETHER { self.asks.try_recv().ok() } else { None };
+            let more = if turns < TOGETHER { self.asks.try_recv().ok() } else { None };
             // What SQLite has rolled back by itself, as on a full disk, has no savepoint any more: then this fails.
             let statement = match (undone, &more) {
                 (true, Some(_)) => "ROLLBACK TO turn",
