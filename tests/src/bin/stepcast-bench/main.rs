@@ -8,6 +8,7 @@ mod cpu;
 mod footprint;
 mod idle;
 mod latency;
+mod played;
 mod submit;
 mod throughput;
 

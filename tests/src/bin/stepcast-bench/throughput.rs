@@ -1,7 +1,8 @@
 //! Jobs a second through the whole system: submitted, queued, claimed, posted, stored, recorded, and their rows moved.
 //!
 //! The renders take no time, and nothing paces them, so what is measured is everything but the GPU. The simulated
-//! servers and the clients run on the same machine as the system, and their share is told.
+//! servers and the clients run on the same machine as the system, and their share is told. As it is large, the part
+//! that a deployment has only once, api and NATS, is measured without it too: there the bench itself plays the pollers.
 
 use std::time::{Duration, Instant};
 
@@ -17,53 +18,69 @@ use stepcast_tests::stack::{Setup, Stack};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::played::play;
 use crate::{cpu, figure};
 
 const JOBS: usize = 4_000;
 const CLIENTS: usize = 16;
-const BACKENDS: usize = 16;
+const BACKENDS: usize = 64;
 /// Longest wait for the next job to end.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) async fn run() -> anyhow::Result<()> {
-    measure("SQLite, NATS synced every 2 minutes", Setup::default()).await?;
-    measure("SQLite, NATS synced always", Setup { sync_always: true, ..Setup::default() }).await?;
-    match Postgres::start_durable().await? {
-        Some(postgres) => {
+    for pollers in [Pollers::Real, Pollers::Played] {
+        measure("SQLite, NATS synced every 2 minutes", Setup::default(), pollers).await?;
+        let setup = Setup { sync_always: true, ..Setup::default() };
+        measure("SQLite, NATS synced always", setup, pollers).await?;
+        if let Some(postgres) = Postgres::start_durable().await? {
             let setup = Setup { database_url: Some(postgres.url()), ..Setup::default() };
-            measure("PostgreSQL, NATS synced every 2 minutes", setup).await
+            measure("PostgreSQL, NATS synced every 2 minutes", setup, pollers).await?;
         }
-        None => Ok(()),
     }
+    Ok(())
 }
 
-async fn measure(what: &str, setup: Setup) -> anyhow::Result<()> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pollers {
+    /// A poller, over simulated servers.
+    Real,
+    /// The bench, over none.
+    Played,
+}
+
+async fn measure(what: &str, setup: Setup, pollers: Pollers) -> anyhow::Result<()> {
     let mut sims = Vec::new();
-    for _ in 0..BACKENDS {
-        let config = Config {
-            step_time: Duration::ZERO,
-            decode_time: Duration::ZERO,
-            load_time: Duration::ZERO,
-            time_scale: 0.0,
-            rate_limit: 0,
-            ..Config::default()
-        };
-        sims.push(Sim::with(config).await?);
+    if pollers == Pollers::Real {
+        for _ in 0..BACKENDS {
+            let config = Config {
+                step_time: Duration::ZERO,
+                decode_time: Duration::ZERO,
+                load_time: Duration::ZERO,
+                time_scale: 0.0,
+                rate_limit: 0,
+                ..Config::default()
+            };
+            sims.push(Sim::with(config).await?);
+        }
     }
     let names: Vec<String> = (0..BACKENDS).map(|n| format!("gpu-{n}")).collect();
-    let backends: Vec<(&str, String)> =
+    let mut backends: Vec<(&str, String)> =
         names.iter().zip(&sims).map(|(name, sim)| (name.as_str(), sim.url())).collect();
+    if backends.is_empty() {
+        backends.push(("away", "http://127.0.0.1:9".to_owned()));
+    }
     let mut stack = Stack::start_on(setup, &backends).await?;
     let client = nats::connect("bench", &NatsConfig::at(stack.nats.url())).await?;
     let mut ends = client.subscribe("stepcast.v1.job.*.*.completed").await?;
     client.flush().await?;
+    let _played = (pollers == Pollers::Played).then(|| play(BACKENDS, &client));
     let own = std::process::id();
     let processes = [
         ("api", stack.api.id()),
         ("poller", stack.poller.id()),
         ("gateway", stack.gateway.id()),
         ("nats-server", stack.nats.process().id()),
-        ("clients and simulated servers", own),
+        ("the bench itself", own),
     ];
     let before = processes.map(|(_, pid)| cpu::used(pid));
 
@@ -94,7 +111,8 @@ async fn measure(what: &str, setup: Setup) -> anyhow::Result<()> {
         sleep(Duration::from_millis(20)).await;
     }
     let all = begun.elapsed();
-    figure(&format!("jobs a second, {what}"), &format!("{:.0}", JOBS as f64 / all.as_secs_f64()));
+    let through = if pollers == Pollers::Real { "" } else { ", pollers played" };
+    figure(&format!("jobs a second, {what}{through}"), &format!("{:.0}", JOBS as f64 / all.as_secs_f64()));
     figure("    accepted a second meanwhile", &format!("{:.0}", JOBS as f64 / submitted.as_secs_f64()));
     for ((name, pid), before) in processes.into_iter().zip(before) {
         let used = cpu::used(pid)?.saturating_sub(before?);
