@@ -10,6 +10,7 @@ mod dispatch;
 mod events;
 mod failures;
 mod faults;
+mod full_disk;
 mod gap;
 mod http;
 mod outage;

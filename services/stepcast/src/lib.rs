@@ -17,6 +17,7 @@ mod lines;
 mod nats_binary;
 pub mod nats_child;
 mod nats_config;
+mod nats_health;
 mod out;
 mod probe;
 mod screen;

@@ -6,7 +6,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use tracing::warn;
 
 use crate::cli;
 use crate::leftover;
-use crate::nats_config::Files;
+use crate::nats_config::{Addresses, Files};
+use crate::nats_health::stuck;
 
 /// How long the server may take to listen: it reads its store first.
 const START: Duration = Duration::from_secs(30);
@@ -47,8 +48,9 @@ pub fn become_server(args: &cli::NatsChild) -> anyhow::Error {
 pub struct NatsChild {
     child: Child,
     pid: u32,
+    program: PathBuf,
     files: Files,
-    url: String,
+    addresses: Addresses,
 }
 
 impl NatsChild {
@@ -59,37 +61,19 @@ impl NatsChild {
     pub async fn start(program: &Path, folder: &Path) -> anyhow::Result<Self> {
         let files = Files::within(folder);
         leftover::stop(&files).await?;
-        files.write()?;
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&files.log)
-            .with_context(|| format!("{} cannot be opened", files.log.display()))?;
-        let ourselves = std::env::current_exe().context("the path of this program cannot be read")?;
-        let child = Command::new(ourselves)
-            .arg("nats-child")
-            .arg("--parent")
-            .arg(std::process::id().to_string())
-            .arg(program)
-            .arg(&files.config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().context("the log of nats-server cannot be shared")?)
-            .stderr(log)
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .context("nats-server cannot be started")?;
+        let child = launch(program, &files, 0)?;
         let pid = child.id().context("a child just started has an id")?;
-        let mut server = Self { child, pid, files, url: String::new() };
-        server.url = server.wait_for_address().await?;
+        let (program, addresses) = (program.to_owned(), Addresses::default());
+        let mut server = Self { child, pid, program, files, addresses };
+        server.addresses = server.wait_for_addresses().await?;
         Ok(server)
     }
 
-    async fn wait_for_address(&mut self) -> anyhow::Result<String> {
+    async fn wait_for_addresses(&mut self) -> anyhow::Result<Addresses> {
         let deadline = Instant::now() + START;
         loop {
-            if let Some(address) = self.files.address(self.pid) {
-                return Ok(address);
+            if let Some(addresses) = self.files.addresses(self.pid) {
+                return Ok(addresses);
             }
             if let Some(status) = self.child.try_wait().context("nats-server cannot be waited for")? {
                 bail!("nats-server ended at once ({status}):\n{}", self.files.log_tail());
@@ -103,7 +87,7 @@ impl NatsChild {
 
     /// Where it listens.
     pub fn url(&self) -> &str {
-        &self.url
+        &self.addresses.nats
     }
 
     /// Its process.
@@ -111,17 +95,43 @@ impl NatsChild {
         self.pid
     }
 
-    /// Resolves if it ends, to an error that says so. Cancel-safe.
-    pub async fn died(&mut self) -> anyhow::Error {
-        let how = match self.child.wait().await {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
-        };
-        anyhow::anyhow!("nats-server ended by itself ({how}); its log is {}", self.files.log.display())
+    /// Looks after it until it ends by itself, and resolves to an error that says so. Call it on the main thread.
+    ///
+    /// A server that once found no room stores nothing more until it is started again, which is done once there is
+    /// room. Cancel-safe, but for a start that is under way.
+    pub async fn keep(&mut self) -> anyhow::Error {
+        loop {
+            let trouble = tokio::select! {
+                ended = self.child.wait() => {
+                    let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+                    let log = self.files.log.display();
+                    return anyhow::anyhow!("nats-server ended by itself ({how}); its log is {log}");
+                }
+                trouble = stuck(&self.addresses.monitoring, &self.files.store) => trouble,
+            };
+            warn!(trouble, "nats-server stores nothing more, and is started again");
+            if let Err(error) = self.start_again().await {
+                return error.context("nats-server could not be started again");
+            }
+        }
+    }
+
+    /// Starts it again where it was.
+    async fn start_again(&mut self) -> anyhow::Result<()> {
+        let port = self.addresses.nats.rsplit(':').next().and_then(|port| port.parse().ok());
+        self.end().await;
+        self.child = launch(&self.program, &self.files, port.context("its address has a port")?)?;
+        self.pid = self.child.id().context("a child just started has an id")?;
+        self.addresses = self.wait_for_addresses().await?;
+        Ok(())
     }
 
     /// Stops it: asks first, kills once the time is up.
     pub async fn stop(mut self) {
+        self.end().await;
+    }
+
+    async fn end(&mut self) {
         if self.ask_to_stop().await.is_none() {
             warn!("nats-server does not stop when asked and is killed");
             let _ = self.child.kill().await;
@@ -137,4 +147,27 @@ impl NatsChild {
         }
         timeout(STOP, self.child.wait()).await.ok()?.ok()
     }
+}
+
+fn launch(program: &Path, files: &Files, port: u16) -> anyhow::Result<Child> {
+    files.write(port)?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&files.log)
+        .with_context(|| format!("{} cannot be opened", files.log.display()))?;
+    let ourselves = std::env::current_exe().context("the path of this program cannot be read")?;
+    Command::new(ourselves)
+        .arg("nats-child")
+        .arg("--parent")
+        .arg(std::process::id().to_string())
+        .arg(program)
+        .arg(&files.config)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().context("the log of nats-server cannot be shared")?)
+        .stderr(log)
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .context("nats-server cannot be started")
 }

@@ -21,6 +21,15 @@ pub struct Files {
     pub store: PathBuf,
 }
 
+/// Where a server can be reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// For clients.
+    pub nats: String,
+    /// Where it says over HTTP how it is.
+    pub monitoring: String,
+}
+
 impl Files {
     /// The files within `folder`.
     pub fn within(folder: &Path) -> Self {
@@ -33,8 +42,8 @@ impl Files {
         }
     }
 
-    /// Writes the configuration, and forgets the ports of earlier servers.
-    pub fn write(&self) -> anyhow::Result<()> {
+    /// Writes the configuration of a server on this port, 0 for a free one, and forgets the ports of earlier servers.
+    pub fn write(&self, port: u16) -> anyhow::Result<()> {
         match fs::remove_dir_all(&self.ports) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("{} cannot be emptied", self.ports.display()));
@@ -43,18 +52,20 @@ impl Files {
         }
         fs::create_dir_all(&self.ports)
             .with_context(|| format!("{} cannot be made", self.ports.display()))?;
-        fs::write(&self.config, self.text())
+        fs::write(&self.config, self.text(port))
             .with_context(|| format!("{} cannot be written", self.config.display()))
     }
 
-    fn text(&self) -> String {
+    fn text(&self, port: u16) -> String {
         let Self { log, pid, ports, store, .. } = self;
+        let port = if port == 0 { "-1".to_owned() } else { port.to_string() };
         // An acknowledged event must outlive a power cut, and there is no second server that has it too.
         format!(
             r#"# Written by Stepcast at each start: changes do not last.
 server_name: stepcast
 host: "127.0.0.1"
-port: -1
+port: {port}
+http: "127.0.0.1:-1"
 ports_file_dir: {ports}
 pid_file: {pid}
 log_file: {log}
@@ -72,15 +83,20 @@ jetstream {{
         )
     }
 
-    /// The address at which the server of process `pid` can be reached; `None` until it has told.
-    pub fn address(&self, pid: u32) -> Option<String> {
+    /// Where the server of process `pid` can be reached; `None` until it has told.
+    pub fn addresses(&self, pid: u32) -> Option<Addresses> {
         #[derive(Deserialize)]
         struct Ports {
             nats: Vec<String>,
+            monitoring: Vec<String>,
         }
         let text = fs::read(self.ports.join(format!("nats-server_{pid}.ports"))).ok()?;
         // Half a file does not parse, and is read again.
-        serde_json::from_slice::<Ports>(&text).ok()?.nats.into_iter().next()
+        let ports = serde_json::from_slice::<Ports>(&text).ok()?;
+        Some(Addresses {
+            nats: ports.nats.into_iter().next()?,
+            monitoring: ports.monitoring.into_iter().next()?,
+        })
     }
 
     /// The end of the log, for an error message.
@@ -103,16 +119,19 @@ mod tests {
 
     #[test]
     fn the_server_listens_here_alone_and_syncs_always() {
-        let text = Files::within(Path::new("/data/nats")).text();
+        let text = Files::within(Path::new("/data/nats")).text(0);
         for line in [
             "host: \"127.0.0.1\"",
             "port: -1",
+            "http: \"127.0.0.1:-1\"",
             "ports_file_dir: \"/data/nats/ports\"",
             "  store_dir: \"/data/nats/jetstream\"",
             "  sync_interval: always",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
+        let again = Files::within(Path::new("/data/nats")).text(4222);
+        assert!(again.lines().any(|line| line == "port: 4222"), "{again}");
     }
 
     #[test]
@@ -125,15 +144,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let files = Files::within(folder.path());
         fs::create_dir_all(folder.path()).unwrap();
-        files.write().unwrap();
+        files.write(0).unwrap();
         let file = files.ports.join("nats-server_7.ports");
-        assert_eq!(files.address(7), None);
+        assert_eq!(files.addresses(7), None);
         fs::write(&file, r#"{"nats":["nats://127"#).unwrap();
-        assert_eq!(files.address(7), None);
-        fs::write(&file, r#"{"nats":["nats://127.0.0.1:41"],"monitoring":[]}"#).unwrap();
-        assert_eq!(files.address(7).as_deref(), Some("nats://127.0.0.1:41"));
-        assert_eq!(files.address(8), None);
-        files.write().unwrap();
-        assert_eq!(files.address(7), None, "a new start forgets old ports");
+        assert_eq!(files.addresses(7), None);
+        fs::write(&file, r#"{"nats":["nats://127.0.0.1:41"],"monitoring":["http://127.0.0.1:42"]}"#).unwrap();
+        let (nats, monitoring) = ("nats://127.0.0.1:41".to_owned(), "http://127.0.0.1:42".to_owned());
+        assert_eq!(files.addresses(7), Some(Addresses { nats, monitoring }));
+        assert_eq!(files.addresses(8), None);
+        files.write(0).unwrap();
+        assert_eq!(files.addresses(7), None, "a new start forgets old ports");
     }
 }

@@ -216,7 +216,7 @@ fn nats_address(client: &Client, config: &NatsConfig) -> String {
 
 async fn child_died(child: &mut Option<NatsChild>) -> anyhow::Error {
     match child {
-        Some(child) => child.died().await,
+        Some(child) => child.keep().await,
         None => std::future::pending().await,
     }
 }
