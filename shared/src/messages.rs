@@ -5,6 +5,8 @@
 
 mod backend;
 mod order;
+mod stats;
+mod timeline;
 mod words;
 
 use std::fmt;
@@ -19,6 +21,11 @@ use crate::subjects::Kind;
 
 pub use self::backend::{BackendCondition, BackendMode, BackendState};
 pub use self::order::EventSeq;
+pub use self::stats::{
+    BackendStats, ErrorCount, OverallStats, QueueDepth, QueueStats, Spread, Stats, StatsWindow, Throughput,
+    WindowFigures,
+};
+pub use self::timeline::Moments;
 pub use self::words::{ErrorCode, Source, Stage, Status};
 
 /// A message with the time of its making.
@@ -261,6 +268,9 @@ pub struct Retrying {
     pub error: JobError,
     /// Where it failed.
     pub backend: BackendId,
+    /// When the attempt got where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Moments>,
 }
 
 /// `generation_complete`: the one terminal message, whatever the outcome.
@@ -296,6 +306,9 @@ pub struct Complete {
     /// cancelled job whose render was under way and has been seen to return.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_after_seconds: Option<f64>,
+    /// When the attempt got where; absent if none was begun, and where its poller vanished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Moments>,
 }
 
 /// One image of a job.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::ids::{BackendId, ClaimToken, JobId, Owner, Pool};
 use crate::job::JobRequest;
-use crate::messages::{BackendMode, Status};
+use crate::messages::{BackendMode, StatsWindow, Status};
 use crate::problem::Problem;
 use crate::subjects;
 
@@ -35,6 +35,8 @@ pub const ACTIVE: &str = "active";
 pub const LAST: &str = "last";
 /// `cancel`: [`CancelRequest`], answered by [`CancelAnswer`].
 pub const CANCEL: &str = "cancel";
+/// `stats`: [`StatsRequest`], answered by [`crate::messages::Stats`].
+pub const STATS: &str = "stats";
 
 /// What a backend says of itself when it asks for work.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -277,6 +279,14 @@ pub struct CancelOutcome {
     pub status: Option<Status>,
     /// One sentence for a person.
     pub message: String,
+}
+
+/// How the installation does.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct StatsRequest {
+    /// How far back; an hour unless said.
+    #[serde(default)]
+    pub window: StatsWindow,
 }
 
 /// Why a request had no result.

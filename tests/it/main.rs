@@ -25,6 +25,7 @@ mod retention;
 mod secrets;
 mod shutdown;
 mod sqlite;
+mod stats;
 mod storage;
 mod submits;
 mod topology;

@@ -94,5 +94,6 @@ pub fn cancelled(job_id: JobId, attempt: u32) -> JobMessage {
         backend: None,
         recovered: false,
         stopped_after_seconds: None,
+        timeline: None,
     })
 }

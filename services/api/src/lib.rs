@@ -13,6 +13,7 @@ mod dispatch;
 mod error;
 mod fresh;
 mod images;
+mod kept;
 mod outbox;
 mod outlook;
 mod progress;
@@ -23,6 +24,8 @@ mod routes;
 mod rpc;
 mod settle;
 mod state;
+mod stats;
+mod timeline;
 mod view;
 mod waiting;
 
@@ -66,6 +69,7 @@ pub async fn build(
         progress: progress::ProgressMap::default(),
         backends: backends::Backends::default(),
         outlooks: outlook::Outlooks::default(),
+        counts: stats::Counts::default(),
         limits: Arc::new(config.limits.clone()),
         jetstream: jetstream.clone(),
         stopping: supervisor.stopping().clone(),

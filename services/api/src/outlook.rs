@@ -5,69 +5,35 @@ mod play;
 mod timings;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use stepcast_shared::messages::{BackendCondition, BackendMode, Status};
 
 pub use self::play::Outlook;
 use self::play::{Server, Waiting};
-pub use self::timings::megapixel_steps;
 use self::timings::{Sample, Timings};
+pub use self::timings::{megapixel_steps, sampling_steps};
 use crate::db::jobs::queue::{self, EndedRow, RunningRow, WaitingRow};
 use crate::db::modes;
+use crate::kept::{Keep, Kept};
 use crate::state::AppState;
 
 /// Waiting jobs that are played one by one.
 const HORIZON: usize = 2_000;
 /// Ended jobs that are learnt from.
 const LEARNT_FROM: usize = 400;
-/// An outlook is kept for so many times the time it took: so it takes a twentieth of one core at most.
-const WORTH: u32 = 20;
-/// The longest that it is kept.
-const LONGEST: Duration = Duration::from_secs(1);
+/// For how long an outlook is kept.
+const KEEP: Keep = Keep { least: Duration::ZERO, most: Duration::from_secs(1) };
 
 /// The last outlook, shared by all requests.
 #[derive(Clone, Debug, Default)]
-pub struct Outlooks {
-    kept: Arc<Mutex<Option<Kept>>>,
-    taking: Arc<tokio::sync::Mutex<()>>,
-}
-
-#[derive(Clone, Debug)]
-struct Kept {
-    outlook: Arc<Outlook>,
-    until: Instant,
-}
+pub struct Outlooks(Arc<Kept<Outlook>>);
 
 impl Outlooks {
     /// The outlook of now, or of a moment ago.
     pub async fn get(&self, state: &AppState) -> sqlx::Result<Arc<Outlook>> {
-        let kept = self.kept();
-        if let Some(kept) = &kept
-            && Instant::now() < kept.until
-        {
-            return Ok(kept.outlook.clone());
-        }
-        let _taking = match (self.taking.try_lock(), kept) {
-            (Ok(taking), _) => taking,
-            // Somebody is at it; the last one is a moment older than it should be.
-            (Err(_), Some(kept)) => return Ok(kept.outlook),
-            (Err(_), None) => self.taking.lock().await,
-        };
-        let begun = Instant::now();
-        let outlook = Arc::new(take(state).await?);
-        let until = Instant::now() + (begun.elapsed() * WORTH).min(LONGEST);
-        *self.lock() = Some(Kept { outlook: outlook.clone(), until });
-        Ok(outlook)
-    }
-
-    fn kept(&self) -> Option<Kept> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Kept>> {
-        self.kept.lock().expect("no code panics while it holds this lock")
+        self.0.get(KEEP, take(state)).await
     }
 }
 

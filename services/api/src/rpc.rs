@@ -13,7 +13,7 @@ use stepcast_shared::messages::EventSeq;
 use stepcast_shared::problem::Problem;
 use stepcast_shared::rpc::{
     self, ActiveAnswer, ActiveRequest, CancelAnswer, CancelRequest, ClaimRequest, GetRequest, LastAnswer,
-    LastMessage, LastRequest, ReleaseRequest, RenewRequest, SubmitAnswer, SubmitRequest,
+    LastMessage, LastRequest, ReleaseRequest, RenewRequest, StatsRequest, SubmitAnswer, SubmitRequest,
 };
 use stepcast_shared::shutdown::Supervisor;
 use tokio::sync::Semaphore;
@@ -27,6 +27,7 @@ use crate::dispatch;
 use crate::error::Error;
 use crate::fresh;
 use crate::state::AppState;
+use crate::stats;
 use crate::view;
 
 /// Requests answered at the same time; more wait in their subscription.
@@ -53,9 +54,17 @@ pub async fn serve(state: AppState, supervisor: Supervisor) -> anyhow::Result<()
         started.map_err(anyhow::Error::from_boxed).context("the micro service cannot be started")?;
     let group = service.group(stepcast_shared::subjects::RPC_PREFIX);
     let mut endpoints = futures_util::stream::SelectAll::new();
-    for name in
-        [rpc::CLAIM, rpc::RENEW, rpc::RELEASE, rpc::SUBMIT, rpc::GET, rpc::ACTIVE, rpc::LAST, rpc::CANCEL]
-    {
+    for name in [
+        rpc::CLAIM,
+        rpc::RENEW,
+        rpc::RELEASE,
+        rpc::SUBMIT,
+        rpc::GET,
+        rpc::ACTIVE,
+        rpc::LAST,
+        rpc::CANCEL,
+        rpc::STATS,
+    ] {
         let endpoint = group.endpoint(name).await.map_err(anyhow::Error::from_boxed)?;
         endpoints.push(endpoint.map(move |request| (name, request)));
     }
@@ -98,6 +107,11 @@ async fn answer(state: &AppState, name: &'static str, request: &Request) {
         rpc::ACTIVE => with(payload, async |q: ActiveRequest| tell(active(state, &q).await)).await,
         rpc::LAST => with(payload, async |q: LastRequest| tell(last(state, &q).await)).await,
         rpc::CANCEL => with(payload, async |q: CancelRequest| tell(cancel_all(state, &q).await)).await,
+        rpc::STATS => {
+            let count =
+                async |q: StatsRequest| tell(stats::stats(state, q.window).await.map_err(Error::from));
+            with(payload, count).await
+        }
         _ => unreachable!("only these endpoints are served"),
     };
     let sent = match result {

@@ -155,6 +155,7 @@ fn verdict(job_id: JobId, row: &UnsettledRow) -> Option<JobMessage> {
             next_attempt_in_seconds: RETRY_AFTER.as_secs_f64(),
             error,
             backend,
+            timeline: None,
         }),
         backend => failed(job_id, attempt, backend, error),
     })
@@ -175,5 +176,6 @@ fn failed(job_id: JobId, attempt: u32, backend: Option<BackendId>, error: JobErr
         backend,
         recovered: false,
         stopped_after_seconds: None,
+        timeline: None,
     })
 }

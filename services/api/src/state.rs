@@ -15,6 +15,7 @@ use crate::db::silence::Silence;
 use crate::outbox::Publisher;
 use crate::outlook::Outlooks;
 use crate::progress::ProgressMap;
+use crate::stats::Counts;
 
 /// The shared handles.
 #[derive(Clone)]
@@ -29,6 +30,7 @@ pub struct AppState {
     pub progress: ProgressMap,
     pub backends: Backends,
     pub outlooks: Outlooks,
+    pub counts: Counts,
     pub limits: Arc<Limits>,
     pub stopping: CancellationToken,
     pub allow_origins: Arc<[String]>,

@@ -9,9 +9,10 @@ use stepcast_shared::job::Priority;
 use stepcast_shared::messages::{Complete, ErrorCode, JobError, Output, Stage, Status, Timestamp};
 use stepcast_shared::rpc::AcceptedUrls;
 
-use crate::db::jobs::{self, JobRow};
+use crate::db::jobs::{self, AttemptRow, JobRow};
 use crate::error::Error;
 use crate::state::AppState;
+use crate::timeline::{Timeline, has_attempts};
 use crate::waiting::{Lookout, WaitingFor};
 
 /// A job.
@@ -77,6 +78,8 @@ pub struct Job {
     pub error_message: Option<String>,
     /// The failure in full.
     pub error: Option<JobFailure>,
+    /// When it got where.
+    pub timeline: Timeline,
     /// Where to go on.
     pub urls: AcceptedUrls,
 }
@@ -156,10 +159,15 @@ async fn assemble(state: &AppState, row: &JobRow, waits: Option<Waits>) -> Resul
         Status::Running => state.progress.get(job_id, u32::try_from(row.attempt).unwrap_or(0)),
         _ => None,
     };
-    let error = match result.as_ref().and_then(|result| result.error.clone()) {
-        Some(error) => Some(JobFailure { error, attempts: failed_attempts(state, row).await? }),
-        None => None,
+    let failed = result.as_ref().is_some_and(|result| result.error.is_some());
+    let attempts = if failed || has_attempts(row) {
+        jobs::attempts(state.db.read(), &row.id).await?
+    } else {
+        Vec::new()
     };
+    let timeline = Timeline::of(row, result.as_ref(), &attempts);
+    let error = result.as_ref().and_then(|result| result.error.clone());
+    let error = error.map(|error| JobFailure { error, attempts: failed_attempts(attempts) });
     let progress = match status {
         Status::Completed => 1.0,
         _ => live.as_ref().map_or(0.0, |update| update.progress),
@@ -194,19 +202,18 @@ async fn assemble(state: &AppState, row: &JobRow, waits: Option<Waits>) -> Resul
         generation_info: result.as_ref().and_then(|result| result.generation_info.clone()),
         error_message: result.and_then(|result| result.error_message),
         error,
+        timeline,
         urls: AcceptedUrls::of(job_id),
     })
 }
 
-async fn failed_attempts(state: &AppState, row: &JobRow) -> Result<Vec<FailedAttempt>, Error> {
-    let rows = jobs::attempts(state.db.read(), &row.id).await?;
-    Ok(rows
-        .into_iter()
+fn failed_attempts(rows: Vec<AttemptRow>) -> Vec<FailedAttempt> {
+    rows.into_iter()
         .filter_map(|row| {
             let error: JobError = serde_json::from_str(&row.error).ok()?;
             let ended_at = Timestamp::from_millis(row.ended_at);
             let JobError { code, message, .. } = error;
             Some(FailedAttempt { attempt: row.attempt, backend: row.backend, ended_at, code, message })
         })
-        .collect())
+        .collect()
 }

@@ -131,6 +131,7 @@ fn completed(context: &Outcome<'_>, outputs: Vec<Output>, info: Value) -> Comple
         backend: Some(context.backend.clone()),
         recovered: false,
         stopped_after_seconds: None,
+        timeline: None,
     }
 }
 
@@ -195,6 +196,7 @@ fn retrying(claim: &Claim, backend: &BackendId, error: JobError, pause: Duration
         next_attempt_in_seconds: seconds(pause),
         error,
         backend: backend.clone(),
+        timeline: None,
     })
 }
 
@@ -214,6 +216,7 @@ pub fn failed(claim: &Claim, backend: &BackendId, error: JobError, duration: Opt
         backend: Some(backend.clone()),
         recovered: false,
         stopped_after_seconds: None,
+        timeline: None,
     }
 }
 

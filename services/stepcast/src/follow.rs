@@ -175,6 +175,7 @@ pub mod tests {
             backend: None,
             recovered: false,
             stopped_after_seconds: None,
+            timeline: None,
         })
     }
 

@@ -10,7 +10,7 @@ use stepcast_shared::job::{JobRequest, Priority};
 use stepcast_shared::messages::Status;
 
 use super::{Dialect, sql};
-use crate::outlook::megapixel_steps;
+use crate::outlook::{megapixel_steps, sampling_steps};
 
 /// A job as the database holds it.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -89,8 +89,8 @@ pub async fn insert(connection: &mut AnyConnection, job: &NewJob<'_>) -> sqlx::R
     sqlx::query(
         "INSERT INTO jobs (id, owner, status, attempt, seq, request, params, priority, pool, label, model, \
          wanted_backend, batch_id, max_attempts, deadline_at, created_at, not_before, cancelling, lease_until, \
-         give_backs, message, work) \
-         VALUES ($1, $2, 'pending', 0, 0, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, 0, 0, 0, $14, $15)",
+         give_backs, message, work, steps) \
+         VALUES ($1, $2, 'pending', 0, 0, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, 0, 0, 0, $14, $15, $16)",
     )
     .bind(job.id.to_string())
     .bind(job.owner.as_str())
@@ -107,6 +107,7 @@ pub async fn insert(connection: &mut AnyConnection, job: &NewJob<'_>) -> sqlx::R
     .bind(job.created_at)
     .bind(job.message)
     .bind(megapixel_steps(job.request))
+    .bind(i64::try_from(sampling_steps(job.request)).unwrap_or(i64::MAX))
     .execute(connection)
     .await?;
     Ok(())
@@ -267,10 +268,11 @@ pub struct LockedJob {
     pub claimed: i64,
 }
 
-/// Failed attempts of a job, oldest first: number, backend, end, and failure as JSON.
+/// Failed attempts of a job, oldest first.
 pub async fn attempts(pool: &AnyPool, id: &str) -> sqlx::Result<Vec<AttemptRow>> {
     sqlx::query_as(
-        "SELECT attempt, backend, ended_at, error FROM attempts WHERE job_id = $1 ORDER BY attempt",
+        "SELECT attempt, backend, ended_at, error, started_at, retried, timeline FROM attempts WHERE job_id = $1 \
+         ORDER BY attempt",
     )
     .bind(id)
     .fetch_all(pool)
@@ -284,6 +286,11 @@ pub struct AttemptRow {
     pub backend: Option<String>,
     pub ended_at: i64,
     pub error: String,
+    pub started_at: Option<i64>,
+    /// 1 if another followed; null where that was not kept.
+    pub retried: Option<i64>,
+    /// JSON.
+    pub timeline: Option<String>,
 }
 
 /// Removes an ended job and its history; true if there was one.

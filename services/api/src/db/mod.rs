@@ -14,6 +14,7 @@ pub mod projection;
 pub mod retention;
 pub mod silence;
 mod sqlite;
+pub mod stats;
 
 use std::fs::File;
 use std::ops::{Deref, DerefMut};

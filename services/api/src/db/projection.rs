@@ -4,8 +4,8 @@
 //! terminal state, so that replicas may apply the same events at the same time.
 
 use sqlx::AnyConnection;
-use stepcast_shared::ids::JobId;
-use stepcast_shared::messages::{EventSeq, JobError, JobMessage};
+use stepcast_shared::ids::{BackendId, JobId};
+use stepcast_shared::messages::{Complete, EventSeq, JobError, JobMessage, Moments, Retrying};
 
 use super::{Dialect, sql};
 
@@ -37,7 +37,8 @@ pub async fn apply(
         JobMessage::Progress(_) => return Ok(false),
         JobMessage::Queued(_) => return queued(connection, job_id, event.sequence).await,
         JobMessage::Started(_) => {
-            "status = 'running', started_at = $6, backend = $7, estimated_duration = $8, give_backs = 0"
+            "status = 'running', started_at = $6, first_started_at = COALESCE(first_started_at, $6), backend = $7, \
+             estimated_duration = $8, give_backs = 0"
                 .to_owned()
         }
         JobMessage::Retrying(_) => format!(
@@ -47,7 +48,8 @@ pub async fn apply(
         ),
         JobMessage::Complete(complete) => format!(
             "status = '{}', finished_at = $6, result = $7, claim_token = NULL, claim_backend = NULL, \
-             started_at = COALESCE(started_at, $8), backend = COALESCE($9, backend)",
+             started_at = COALESCE(started_at, $8), first_started_at = COALESCE(first_started_at, $8), \
+             backend = COALESCE($9, backend), images = $10, error_code = $11",
             complete.status
         ),
     };
@@ -71,15 +73,16 @@ pub async fn apply(
             .bind(event.stored_at)
             .bind(serde_json::to_string(complete).expect("a message holds only what JSON can say"))
             .bind(complete.total_duration.map(|seconds| event.stored_at - millis(seconds)))
-            .bind(complete.backend.as_ref().map(ToString::to_string)),
+            .bind(complete.backend.as_ref().map(ToString::to_string))
+            .bind(i64::try_from(complete.images.len()).unwrap_or(i64::MAX))
+            .bind(complete.error.as_ref().map(|error| error.code.as_str())),
         JobMessage::Progress(_) | JobMessage::Queued(_) => unreachable!("returned above"),
     };
-    let moved = query.execute(&mut *connection).await?.rows_affected() > 0;
-    if let Some((error, backend)) = failure(event.message) {
-        let backend = backend.map(ToString::to_string);
-        note_failure(connection, job_id, seq, backend, event.stored_at, error).await?;
+    // Before the row moves: it still tells whether this attempt was ever started.
+    if let Some(failure) = Failure::of(event.message) {
+        note_failure(connection, job_id, seq, event.stored_at, &failure).await?;
     }
-    Ok(moved)
+    Ok(query.execute(&mut *connection).await?.rows_affected() > 0)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the cast saturates, and no render lasts that long")]
@@ -96,11 +99,28 @@ async fn queued(connection: &mut AnyConnection, job_id: JobId, sequence: u64) ->
     Ok(done.rows_affected() > 0)
 }
 
-fn failure(message: &JobMessage) -> Option<(&JobError, Option<&stepcast_shared::ids::BackendId>)> {
-    match message {
-        JobMessage::Retrying(retrying) => Some((&retrying.error, Some(&retrying.backend))),
-        JobMessage::Complete(complete) => Some((complete.error.as_ref()?, complete.backend.as_ref())),
-        JobMessage::Queued(_) | JobMessage::Started(_) | JobMessage::Progress(_) => None,
+/// What ended an attempt, if that failed.
+struct Failure<'a> {
+    error: &'a JobError,
+    backend: Option<&'a BackendId>,
+    timeline: Option<&'a Moments>,
+    retried: bool,
+}
+
+impl<'a> Failure<'a> {
+    fn of(message: &'a JobMessage) -> Option<Self> {
+        match message {
+            JobMessage::Retrying(Retrying { error, backend, timeline, .. }) => {
+                Some(Self { error, backend: Some(backend), timeline: timeline.as_ref(), retried: true })
+            }
+            JobMessage::Complete(Complete { error, backend, timeline, .. }) => Some(Self {
+                error: error.as_ref()?,
+                backend: backend.as_ref(),
+                timeline: timeline.as_ref(),
+                retried: false,
+            }),
+            JobMessage::Queued(_) | JobMessage::Started(_) | JobMessage::Progress(_) => None,
+        }
     }
 }
 
@@ -108,20 +128,23 @@ async fn note_failure(
     connection: &mut AnyConnection,
     job_id: JobId,
     seq: EventSeq,
-    backend: Option<String>,
     ended_at: i64,
-    error: &JobError,
+    failure: &Failure<'_>,
 ) -> sqlx::Result<()> {
-    let error = serde_json::to_string(error).expect("a failure holds only what JSON can say");
+    let json = "a message holds only what JSON can say";
     sqlx::query(
-        "INSERT INTO attempts (job_id, attempt, backend, ended_at, error) \
-         SELECT id, $2, $3, $4, $5 FROM jobs WHERE id = $1 ON CONFLICT (job_id, attempt) DO NOTHING",
+        "INSERT INTO attempts (job_id, attempt, backend, ended_at, error, started_at, code, retried, timeline) \
+         SELECT id, $2, $3, $4, $5, CASE WHEN attempt = $2 THEN started_at END, $6, $7, $8 FROM jobs WHERE id = $1 \
+         ON CONFLICT (job_id, attempt) DO NOTHING",
     )
     .bind(job_id.to_string())
     .bind(i64::from(seq.attempt))
-    .bind(backend)
+    .bind(failure.backend.map(ToString::to_string))
     .bind(ended_at)
-    .bind(error)
+    .bind(serde_json::to_string(failure.error).expect(json))
+    .bind(failure.error.code.as_str())
+    .bind(i64::from(failure.retried))
+    .bind(failure.timeline.map(|timeline| serde_json::to_string(timeline).expect(json)))
     .execute(connection)
     .await?;
     Ok(())

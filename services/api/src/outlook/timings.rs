@@ -17,17 +17,30 @@ const DISTINCT: f64 = 0.2;
 ///
 /// It need not be exact: what it leaves out is in the measured times of such jobs, too.
 pub fn megapixel_steps(request: &JobRequest) -> f64 {
-    let option = |name: &str| request.sdnext.get(name);
-    let pass = f64::from(request.width) * f64::from(request.height) / 1e6
+    let megapixels = f64::from(request.width) * f64::from(request.height) / 1e6
         * f64::from(request.batch_size)
         * f64::from(request.n_iter);
-    let mut steps = f64::from(request.steps);
-    if option("enable_hr").and_then(serde_json::Value::as_bool) == Some(true) {
-        let second = option("hr_second_pass_steps").and_then(serde_json::Value::as_f64);
-        let scale = option("hr_scale").and_then(serde_json::Value::as_f64).unwrap_or(1.0);
-        steps += second.filter(|steps| *steps > 0.0).unwrap_or(steps) * scale.powi(2);
+    let second =
+        second_pass(request).map(|(steps, scale)| f64::from(steps.unwrap_or(request.steps)) * scale.powi(2));
+    megapixels * (f64::from(request.steps) + second.unwrap_or_default())
+}
+
+/// Sampling steps of all passes, as asked for. Images that are rendered at once share theirs.
+pub fn sampling_steps(request: &JobRequest) -> u64 {
+    let second = second_pass(request).map(|(steps, _)| steps.unwrap_or(request.steps));
+    (u64::from(request.steps) + u64::from(second.unwrap_or_default())) * u64::from(request.n_iter)
+}
+
+/// Steps of the second pass, where they are not those of the first, and the factor to its size; `None` without one.
+fn second_pass(request: &JobRequest) -> Option<(Option<u32>, f64)> {
+    let option = |name: &str| request.sdnext.get(name);
+    if option("enable_hr")?.as_bool() != Some(true) {
+        return None;
     }
-    pass * steps
+    let steps = option("hr_second_pass_steps").and_then(serde_json::Value::as_u64);
+    let steps = steps.and_then(|steps| u32::try_from(steps).ok()).filter(|steps| *steps > 0);
+    let scale = option("hr_scale").and_then(serde_json::Value::as_f64).unwrap_or(1.0);
+    Some((steps, scale))
 }
 
 /// A job that was completed.

@@ -10,6 +10,7 @@ mod images;
 mod inputs;
 mod jobs;
 mod page;
+mod stats;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -49,6 +50,7 @@ pub fn router(state: AppState) -> Router {
         .routes(routes!(backends::pause))
         .routes(routes!(backends::drain))
         .routes(routes!(backends::resume))
+        .routes(routes!(stats::get))
         .with_state(state)
         .split_for_parts();
     router

@@ -132,6 +132,7 @@ impl Job {
             next_attempt_in_seconds: 1.0,
             error,
             backend: backend(),
+            timeline: None,
         };
         self.record(JobMessage::Retrying(retrying)).await;
     }
@@ -162,6 +163,7 @@ impl Job {
             backend: Some(backend()),
             recovered: false,
             stopped_after_seconds: None,
+            timeline: None,
         })
     }
 

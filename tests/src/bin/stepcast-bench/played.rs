@@ -74,6 +74,7 @@ async fn run(context: &jetstream::Context, request: &ClaimRequest, claim: Claim)
         backend: Some(backend),
         recovered: false,
         stopped_after_seconds: None,
+        timeline: None,
     });
     let event = LifecycleEvent::new(owner, complete, token.to_string(), sequence);
     events::record(context, &event).await?;
