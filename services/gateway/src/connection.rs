@@ -11,8 +11,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::net::Shutdown;
 use stepcast_shared::ids::{ConnectionId, Owner};
 use tokio::net::TcpStream;
+use tokio::task::coop::consume_budget;
 use tokio::time::{sleep_until, timeout};
 use tracing::{Instrument as _, debug, debug_span};
 
@@ -28,6 +30,8 @@ use crate::ws::{Decoder, Received, Wire};
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Bytes read at once; on the stack, and only while something is read.
 const READ: usize = 8 * 1024;
+/// Most reads in a row: a client that never stops sending must not keep its thread from the others.
+const READS: usize = 8;
 /// Goodbyes a millisecond that a gateway says when it stops: few clients are let go at once, many over the set time.
 const GOODBYES_PER_MS: usize = 2;
 
@@ -124,6 +128,7 @@ impl Conversation {
                     if readable.is_err() || self.hear(socket).is_err() {
                         return End::Lost;
                     }
+                    consume_budget().await;
                 }
                 () = outbox.wanted() => {}
                 _ = socket.writable(), if behind.is_some() => {
@@ -159,10 +164,10 @@ impl Conversation {
         }
     }
 
-    /// Reads what there is. Errors if the peer is gone.
+    /// Reads what there is, but not so much at once that others would wait for it. Errors if the peer is gone.
     fn hear(&mut self, socket: &TcpStream) -> io::Result<()> {
         let mut bytes = [0; READ];
-        loop {
+        for _ in 0..READS {
             match socket.try_read(&mut bytes) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => self.understand(&bytes[..read]),
@@ -170,6 +175,7 @@ impl Conversation {
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     /// Acts on what was read, and writes the answers.
@@ -247,7 +253,7 @@ impl Conversation {
         }
     }
 
-    /// Waits until the client has read our goodbye or says its own.
+    /// Hangs up so that the client gets to read our goodbye.
     async fn take_leave(&mut self, end: End) {
         self.workbench.member.unwatch_everything();
         self.running = None;
@@ -255,14 +261,26 @@ impl Conversation {
         metrics::counter!("stepcast_gateway_closes_total", "code" => close.code.to_string()).increment(1);
         let outbox = Arc::clone(&self.outbox);
         let socket = outbox.socket().expect("it was made with one");
-        let farewell = async {
-            while !self.peer_left && socket.readable().await.is_ok() {
-                if self.hear(socket).is_err() {
-                    return;
-                }
-            }
-        };
-        let _ = timeout(GOODBYE, farewell).await;
+        // How it ends makes no difference: the socket is closed.
+        let _ = timeout(GOODBYE, self.hang_up(socket)).await;
+    }
+
+    /// Waits for the client's goodbye, says that nothing more comes, and waits until the client hangs up as well.
+    async fn hang_up(&mut self, socket: &TcpStream) -> io::Result<()> {
+        // Who can no longer be understood is not waited for.
+        while !self.peer_left && self.decoder.is_some() {
+            socket.readable().await?;
+            self.hear(socket)?;
+            consume_budget().await;
+        }
+        // It is the server that ends TCP (RFC 6455 section 7.1.1). One direction first: a socket that is closed while
+        // bytes lie in it unread resets the connection, and that can destroy a goodbye which is still on its way.
+        rustix::net::shutdown(socket, Shutdown::Write)?;
+        loop {
+            socket.readable().await?;
+            self.hear(socket)?;
+            consume_budget().await;
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::header::ORIGIN;
+use axum::http::HeaderValue;
+use axum::http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_VERSION, UPGRADE};
 use axum::response::{IntoResponse as _, Response};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
@@ -79,15 +80,29 @@ fn serve(upgraded: hyper::upgrade::Upgraded, place: Place, gateway: Arc<Gateway>
 }
 
 fn refuse(unfit: Unfit) -> Response {
-    let detail = match unfit {
-        Unfit::NotAsked => "connect with a WebSocket client; the HTTP API is under /generation",
-        Unfit::Version => "version 13 is spoken here, which the header Sec-WebSocket-Version must say",
-        Unfit::Key => "the header Sec-WebSocket-Key must hold 16 bytes in base64",
+    let malformed = match unfit {
+        Unfit::NotAsked => {
+            return other_protocol("connect with a WebSocket client; the HTTP API is under /generation");
+        }
+        Unfit::Version => {
+            return other_protocol(
+                "version 13 is spoken here, which the header Sec-WebSocket-Version must say once",
+            );
+        }
+        Unfit::Key => "the header Sec-WebSocket-Key must come once and hold 16 bytes in base64",
+        Unfit::Host => "the header Host must come once",
+        Unfit::Body => "a request for a WebSocket has no body",
     };
+    Problem::new(400, "invalid-handshake", "This is no WebSocket handshake").detail(malformed).into_response()
+}
+
+/// Tells a client that could have asked for it what is spoken here (RFC 6455 section 4.4, RFC 9110 section 7.8).
+fn other_protocol(detail: &str) -> Response {
     let mut response =
         Problem::new(426, "websocket-only", "This address speaks WebSocket").detail(detail).into_response();
     let headers = response.headers_mut();
-    headers.insert("sec-websocket-version", axum::http::HeaderValue::from_static("13"));
-    headers.insert("upgrade", axum::http::HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response
 }

@@ -45,8 +45,8 @@ impl Violation {
 
 /// Puts together what arrives in pieces.
 ///
-/// It holds memory only while a frame or a fragmented message is incomplete, and never more than twice the longest
-/// message.
+/// It holds memory only while a frame or a fragmented message is incomplete, and not much more than twice the longest
+/// message. That a text is none shows at the end of the frame that holds the fault.
 #[derive(Debug)]
 pub struct Decoder {
     /// Longest message, in bytes.
@@ -94,8 +94,8 @@ impl Decoder {
         rest.extend_from_slice(input);
         let taken = self.frames(&rest, received)?;
         if taken < rest.len() {
-            rest.drain(..taken);
-            self.rest = rest;
+            // A buffer that held a long frame is not kept for the beginning of the next one.
+            self.rest = if taken == 0 { rest } else { rest.split_off(taken) };
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 
 use axum::body::Body;
 use axum::http::header::{
-    CONNECTION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use axum::response::Response;
@@ -15,8 +16,12 @@ pub enum Unfit {
     NotAsked,
     /// It asks for another version than 13.
     Version,
-    /// Its key is missing or no key.
+    /// Its key is missing, comes twice, or is no key.
     Key,
+    /// It does not say which host it means, or says it twice.
+    Host,
+    /// It has a body, whose bytes could not be told from frames.
+    Body,
 }
 
 /// Checks a request, and returns the answer that switches the protocol.
@@ -29,13 +34,16 @@ pub fn answer(method: &Method, version: Version, headers: &HeaderMap) -> Result<
     if !asked {
         return Err(Unfit::NotAsked);
     }
-    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
+    if single(headers, &SEC_WEBSOCKET_VERSION) != Some(b"13") {
         return Err(Unfit::Version);
     }
-    // 16 bytes in base64 are 24 characters, the last two of which are padding.
-    let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(Unfit::Key)?.as_bytes();
-    if key.len() != 24 || !key.ends_with(b"==") {
-        return Err(Unfit::Key);
+    let key = single(headers, &SEC_WEBSOCKET_KEY).filter(|key| is_key(key)).ok_or(Unfit::Key)?;
+    if single(headers, &HOST).is_none() {
+        return Err(Unfit::Host);
+    }
+    let length = headers.get(CONTENT_LENGTH).map_or(&b"0"[..], HeaderValue::as_bytes);
+    if length != b"0" || headers.contains_key(TRANSFER_ENCODING) {
+        return Err(Unfit::Body);
     }
     let accept = HeaderValue::from_str(&derive_accept_key(key)).expect("base64 fits into a header");
     let mut response = Response::new(Body::empty());
@@ -45,6 +53,19 @@ pub fn answer(method: &Method, version: Version, headers: &HeaderMap) -> Result<
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     Ok(response)
+}
+
+/// 16 bytes in base64 are 24 characters, the last two of which are padding.
+fn is_key(key: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    key.strip_suffix(b"==").is_some_and(|digits| digits.len() == 22 && digits.iter().all(is_digit))
+}
+
+/// The value of a header that may come only once, if it does.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    values.next().is_none().then(|| value.as_bytes())
 }
 
 /// Whether a header that is a list has this token, in any case.

@@ -267,6 +267,7 @@ fn request() -> HeaderMap {
         ("upgrade", "WebSocket"),
         ("sec-websocket-version", "13"),
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("host", "localhost:8000"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -283,17 +284,47 @@ fn the_handshake_answers_as_the_rfc_has_it() {
 
 #[test]
 fn a_request_that_lacks_something_is_told_what() {
-    let answer = |name: &'static str, value: Option<&'static str>| {
+    let answer = |name: &'static str, values: &[&'static str]| {
         let mut headers = request();
         headers.remove(name);
-        headers.extend(value.map(|value| (name.parse().ok(), HeaderValue::from_static(value))));
-        handshake::answer(&Method::GET, Version::HTTP_11, &headers).unwrap_err()
+        for value in values {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        handshake::answer(&Method::GET, Version::HTTP_11, &headers).err()
     };
-    assert_eq!(answer("connection", Some("close")), Unfit::NotAsked);
-    assert_eq!(answer("upgrade", None), Unfit::NotAsked);
-    assert_eq!(answer("sec-websocket-version", Some("8")), Unfit::Version);
-    assert_eq!(answer("sec-websocket-key", None), Unfit::Key);
-    assert_eq!(answer("sec-websocket-key", Some("short")), Unfit::Key);
-    let posted = handshake::answer(&Method::POST, Version::HTTP_11, &request());
-    assert_eq!(posted.unwrap_err(), Unfit::NotAsked);
+    let key = "dGhlIHNhbXBsZSBub25jZQ==";
+    for (name, values, unfit) in [
+        ("connection", &["close"][..], Some(Unfit::NotAsked)),
+        ("connection", &["close, notupgrade"], Some(Unfit::NotAsked)),
+        ("connection", &["keep-alive", "UPGRADE"], None),
+        ("upgrade", &[], Some(Unfit::NotAsked)),
+        ("upgrade", &["h2c,websocket"], None),
+        ("sec-websocket-version", &["8"], Some(Unfit::Version)),
+        ("sec-websocket-version", &["13", "8"], Some(Unfit::Version)),
+        ("sec-websocket-key", &[], Some(Unfit::Key)),
+        ("sec-websocket-key", &["short"], Some(Unfit::Key)),
+        ("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZ!=="], Some(Unfit::Key)),
+        ("sec-websocket-key", &[key, key], Some(Unfit::Key)),
+        ("host", &[], Some(Unfit::Host)),
+        ("host", &["a", "b"], Some(Unfit::Host)),
+        ("content-length", &["0"], None),
+        ("content-length", &["5"], Some(Unfit::Body)),
+        ("transfer-encoding", &["chunked"], Some(Unfit::Body)),
+        ("sec-websocket-protocol", &["chat"], None),
+        ("sec-websocket-extensions", &["permessage-deflate"], None),
+    ] {
+        assert_eq!(answer(name, values), unfit, "{name}: {values:?}");
+    }
+    for (method, version) in [(Method::POST, Version::HTTP_11), (Method::GET, Version::HTTP_10)] {
+        assert_eq!(handshake::answer(&method, version, &request()).err(), Some(Unfit::NotAsked));
+    }
+}
+
+#[test]
+fn nothing_is_agreed_to_that_is_not_spoken() {
+    let mut headers = request();
+    headers.insert("sec-websocket-protocol", HeaderValue::from_static("chat"));
+    headers.insert("sec-websocket-extensions", HeaderValue::from_static("permessage-deflate"));
+    let answer = handshake::answer(&Method::GET, Version::HTTP_11, &headers).unwrap();
+    assert_eq!(answer.headers().len(), 3, "{:?}", answer.headers());
 }

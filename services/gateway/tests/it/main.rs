@@ -3,6 +3,7 @@
 mod chaos;
 mod client;
 mod drain;
+mod handshake;
 mod jobs;
 mod ledger;
 mod link;
