@@ -1,8 +1,10 @@
 //! The gateway against a real NATS server: every scenario starts its own, with its own gateway and its own clients.
 
+mod autobahn;
 mod chaos;
 mod client;
 mod drain;
+mod echo;
 mod handshake;
 mod jobs;
 mod ledger;
