@@ -8,7 +8,7 @@ SHELL := /bin/bash
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help up test bench bench-gateway soak fmt lint build clean tools-cargo tools-nats tools-postgres tools-edge tools-deploy tools-s3 tools-python tools-browser tools-bench
+.PHONY: help up test bench bench-gateway soak fuzz fmt lint build clean tools-cargo tools-nats tools-postgres tools-edge tools-deploy tools-s3 tools-python tools-browser tools-bench tools-fuzz
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ bench-gateway: tools-cargo tools-nats tools-bench ## Measure the gateway beside 
 
 soak: tools-cargo tools-nats tools-postgres tools-edge tools-deploy tools-s3 tools-python tools-browser ## The long versions of tests that have one
 	STEPCAST_SOAK=1 ./.ci/check
+
+fuzz: tools-cargo tools-fuzz ## Let a fuzzer loose on the gateway's parsers, 60 s each; ARGS="300 ws_decode" for one and longer
+	@./.ci/fuzz $(ARGS)
 
 fmt: ## Format the code
 	cargo fmt --all
@@ -71,3 +74,6 @@ tools-browser:
 
 tools-bench:
 	@./.ci/install bench
+
+tools-fuzz:
+	@./.ci/install fuzz

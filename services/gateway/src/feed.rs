@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
 mod link;
-mod parse;
+pub mod parse;
 
 pub use link::{Info, Link};
 pub use parse::Op;

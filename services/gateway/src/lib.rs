@@ -36,6 +36,8 @@ mod connection;
 mod fanout;
 mod feed;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod hub;
 mod limits;
 mod meter;

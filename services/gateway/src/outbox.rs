@@ -144,7 +144,7 @@ impl Outbox {
     }
 
     /// Queues a live message, without writing it.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn live(&self, frame: &JobFrame) {
         self.lock().lanes.live(frame);
     }

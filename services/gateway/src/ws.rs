@@ -9,6 +9,8 @@ pub mod handshake;
 
 mod decode;
 mod encode;
+#[cfg(any(test, fuzzing))]
+pub mod oracle;
 
 pub use decode::{Decoder, Received};
 pub use encode::Wire;

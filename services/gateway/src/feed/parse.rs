@@ -40,7 +40,8 @@ pub struct Malformed(&'static str);
 
 /// Reads the first operation of `input`, and how many bytes it has; `None` if it is incomplete.
 pub fn parse(input: &[u8]) -> Result<Option<(Op<'_>, usize)>, Malformed> {
-    let Some(end) = memchr::memchr(b'\n', input) else {
+    // Looked for no further than it is waited for: how much has been read already makes no difference.
+    let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(LONGEST_LINE)]) else {
         return if input.len() < LONGEST_LINE { Ok(None) } else { Err(Malformed("a line without end")) };
     };
     let line = input[..end].strip_suffix(b"\r").unwrap_or(&input[..end]);

@@ -33,6 +33,9 @@ pub enum Violation {
 }
 
 impl Violation {
+    /// A length is not in its shortest form (RFC 6455 section 5.2), which some libraries let pass.
+    pub(super) const WASTEFUL: Self = Self::Protocol("a length takes more bytes than it needs");
+
     /// How to say goodbye.
     pub fn close(self) -> Close {
         match self {
@@ -98,6 +101,12 @@ impl Decoder {
             self.rest = if taken == 0 { rest } else { rest.split_off(taken) };
         }
         Ok(())
+    }
+
+    /// Bytes of memory that it holds.
+    #[cfg(any(test, fuzzing))]
+    pub fn held(&self) -> usize {
+        self.rest.capacity() + self.message.as_ref().map_or(0, |message| message.bytes.capacity())
     }
 
     /// Reads whole frames, and returns how many bytes they had.
@@ -231,7 +240,7 @@ fn payload_length(short: u8, input: &[u8]) -> Result<Option<(usize, usize)>, Vio
         short => (u64::from(short), 0, 0),
     };
     if length < least {
-        return Err(Violation::Protocol("a length takes more bytes than it needs"));
+        return Err(Violation::WASTEFUL);
     }
     if length >> 63 != 0 {
         return Err(Violation::Protocol("a length has its highest bit set"));

@@ -1,12 +1,12 @@
-use std::io::{self, Read, Write};
-
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Message, WebSocket};
 
+use super::decode::Violation;
 use super::handshake::{self, Unfit};
+use super::oracle::{self, OneWay, Reading};
 use super::*;
 use crate::close::{self, Close};
 
@@ -52,72 +52,11 @@ impl Frame {
 
 /// Decodes bytes that arrive in pieces of these lengths, again and again.
 fn decode(bytes: &[u8], pieces: &[usize]) -> (Vec<Received>, Option<Close>) {
-    let mut decoder = Decoder::new(LONGEST);
-    let mut received = Vec::new();
-    let mut rest = bytes;
-    for piece in pieces.iter().cycle() {
-        if rest.is_empty() {
-            break;
-        }
-        let (now, later) = rest.split_at((*piece).min(rest.len()));
-        if let Err(violation) = decoder.decode(now, &mut received) {
-            return (received, Some(violation.close()));
-        }
-        if matches!(received.last(), Some(Received::Close(_))) {
-            break;
-        }
-        rest = later;
-    }
-    (received, None)
+    said(oracle::ours(bytes, pieces, LONGEST))
 }
 
-/// What comes in is what was given; what goes out is nobody's business.
-struct OneWay<'a>(&'a [u8]);
-
-impl Read for OneWay<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl Write for OneWay<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The same by a library.
-fn decode_by_library(bytes: &[u8]) -> (Vec<Received>, Option<Close>) {
-    let config = WebSocketConfig::default().max_message_size(Some(LONGEST)).max_frame_size(Some(LONGEST));
-    let mut socket = WebSocket::from_raw_socket(OneWay(bytes), Role::Server, Some(config));
-    let mut received = Vec::new();
-    loop {
-        match socket.read() {
-            Ok(Message::Text(text)) => received.push(Received::Text(text.to_string())),
-            Ok(Message::Binary(_)) => received.push(Received::Binary),
-            Ok(Message::Ping(payload)) => received.push(Received::Ping(payload.to_vec())),
-            Ok(Message::Pong(_)) => received.push(Received::Pong),
-            Ok(Message::Close(close)) => {
-                received.push(Received::Close(close.map(|close| close.code.into())));
-                return (received, None);
-            }
-            Ok(Message::Frame(_)) => unreachable!("only read when asked for"),
-            Err(Error::Capacity(_)) => return (received, Some(close::TOO_BIG)),
-            Err(Error::Utf8(_)) => return (received, Some(close::NOT_TEXT)),
-            Err(Error::Protocol(_)) if socket_has_ended(&socket) => return (received, None),
-            Err(Error::Protocol(_)) => return (received, Some(close::PROTOCOL)),
-            Err(_) => return (received, None),
-        }
-    }
-}
-
-/// The library calls it a protocol error that the bytes end without a goodbye.
-fn socket_has_ended(socket: &WebSocket<OneWay<'_>>) -> bool {
-    socket.get_ref().0.is_empty() && !socket.can_read()
+fn said((received, violation): Reading) -> (Vec<Received>, Option<Close>) {
+    (received, violation.map(Violation::close))
 }
 
 fn any_frame() -> impl Strategy<Value = Frame> {
@@ -149,7 +88,7 @@ proptest! {
         pieces in vec(1_usize..5_000, 1..8),
     ) {
         let bytes: Vec<u8> = frames.iter().flat_map(Frame::bytes).collect();
-        let (ours, mut theirs) = (decode(&bytes, &pieces), decode_by_library(&bytes));
+        let (ours, mut theirs) = (decode(&bytes, &pieces), said(oracle::by_library(&bytes, LONGEST)));
         // A frame that is too big and out of place besides is refused for either.
         if ours.1 == Some(close::PROTOCOL) && theirs.1 == Some(close::TOO_BIG) {
             theirs.1 = ours.1;
@@ -164,14 +103,11 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic_or_keep_more_than_it_may(bytes in vec(any::<u8>(), 0..2_000)) {
-        let mut decoder = Decoder::new(100);
-        let mut received = Vec::new();
-        for piece in bytes.chunks(7) {
-            if decoder.decode(piece, &mut received).is_err() {
-                break;
-            }
-        }
+    fn any_bytes_are_read_as_a_library_reads_them(
+        bytes in vec(any::<u8>(), 0..2_000),
+        pieces in vec(1_usize..50, 1..4),
+    ) {
+        oracle::hold(&bytes, &pieces, 100);
     }
 
     #[test]
