@@ -1,21 +1,105 @@
 //! The command line, and sections of configuration that several services share.
 //!
-//! A value that may log somebody in is a [`SecretString`], or stays out of the help and out of complaints.
+//! Whatever can be set by a flag can be set by a variable and by a file ([`parse`]). A value that may log somebody in is a
+//! [`SecretString`], or stays out of the help and out of complaints.
 
+mod file;
+mod layers;
+mod show;
+
+use std::ffi::OsString;
 use std::fmt;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::error::ContextValue;
+use clap::{ArgMatches, Command};
 use secrecy::SecretString;
+use tracing_subscriber::EnvFilter;
 
+use self::layers::{Layers, complaint};
 use crate::address::without_credentials;
+use crate::nats::Servers;
 
-/// Reads the command line and the environment; call it first thing in `main`.
+/// A program with a configuration.
+pub trait Program: clap::Parser {
+    /// Those of its commands that read a configuration; none if the program has no commands.
+    const COMMANDS: &'static [&'static str] = &[];
+
+    /// Its section in a configuration file, by what it was told.
+    fn section(matches: &ArgMatches) -> &'static str;
+
+    /// Refuses values that can be read, but with which nothing would work. Opens nothing.
+    fn check(&self) -> anyhow::Result<()>;
+}
+
+/// Reads the command line, the environment and the configuration file; call it first thing in `main`.
 ///
-/// Ends the process with a word about it where they cannot be understood, or where help is asked for.
-pub fn parse<C: clap::Parser>() -> C {
-    C::try_parse().unwrap_or_else(|error| without_secrets(error).exit())
+/// A flag goes before a variable, a variable before the file, the file before a default. Ends the process with a word
+/// about it where they cannot be understood, where help is asked for, or where only the settings are.
+pub fn parse<P: Program>() -> P {
+    let read = read::<P>(std::env::args_os().collect()).unwrap_or_else(|error| error.exit());
+    // Nobody is left to tell if one of these fails.
+    if let Some(warning) = read.warning {
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    }
+    if let Some(settings) = read.settings {
+        let _ = std::io::stdout().write_all(settings.as_bytes());
+        std::process::exit(0);
+    }
+    read.program
+}
+
+/// What was read.
+#[derive(Debug)]
+struct Read<P> {
+    program: P,
+    /// What somebody should be told.
+    warning: Option<String>,
+    /// The settings, if only they are asked for.
+    settings: Option<String>,
+}
+
+fn read<P: Program>(mut arguments: Vec<OsString>) -> Result<Read<P>, clap::Error> {
+    let mut command = equipped::<P>();
+    let mut layers = Layers::default();
+    // What is wrong with flags and variables is told by the second reading, and so is help.
+    if let Ok(matches) = command.clone().ignore_errors(true).try_get_matches_from(&arguments)
+        && let Some((command, matches)) = chosen::<P>(&command, &matches)
+    {
+        layers = Layers::read(command, matches, P::section(matches))?;
+        arguments.append(&mut layers.arguments);
+    }
+    let told = |error| layers.place(without_secrets(error));
+    let mut matches = command.try_get_matches_from_mut(&arguments).map_err(told)?;
+    let settings = chosen::<P>(&command, &matches)
+        .filter(|(_, matches)| layers::is_check(matches))
+        .map(|(command, matches)| show::settings(command, matches, &layers));
+    let program = P::from_arg_matches_mut(&mut matches).map_err(|error| told(error.format(&mut command)))?;
+    program.check().map_err(|error| complaint(format!("{error:#}")))?;
+    Ok(Read { program, warning: layers.warning, settings })
+}
+
+fn equipped<P: Program>() -> Command {
+    if P::COMMANDS.is_empty() {
+        return layers::equip(P::command());
+    }
+    P::COMMANDS.iter().fold(P::command(), |command, name| command.mut_subcommand(name, layers::equip))
+}
+
+/// The command that reads a configuration, if it is one of those that was given.
+fn chosen<'a, P: Program>(
+    command: &'a Command,
+    matches: &'a ArgMatches,
+) -> Option<(&'a Command, &'a ArgMatches)> {
+    if P::COMMANDS.is_empty() {
+        return Some((command, matches));
+    }
+    let (name, matches) = matches.subcommand()?;
+    let command = command.find_subcommand(name).filter(|_| P::COMMANDS.contains(&name))?;
+    Some((command, matches))
 }
 
 /// A complaint about the command line, without the credentials of the addresses that it repeats.
@@ -67,6 +151,11 @@ impl NatsConfig {
     pub fn at(url: impl Into<String>) -> Self {
         Self { nats_url: url.into(), nats_user: None, nats_password: None }
     }
+
+    /// Refuses addresses that cannot be read.
+    pub fn check(&self) -> anyhow::Result<()> {
+        Servers::of(self).map(drop)
+    }
 }
 
 /// Where and how a service listens.
@@ -115,6 +204,13 @@ pub struct TelemetryConfig {
     pub log_format: LogFormat,
 }
 
+impl TelemetryConfig {
+    /// Refuses a filter that cannot be read.
+    pub fn check(&self) -> anyhow::Result<()> {
+        EnvFilter::builder().parse(&self.log).map(drop).context("the log filter cannot be read")
+    }
+}
+
 /// How to log.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 pub enum LogFormat {
@@ -124,3 +220,6 @@ pub enum LogFormat {
     /// For machines, one object a line.
     Json,
 }
+
+#[cfg(test)]
+mod tests;

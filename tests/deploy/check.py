@@ -72,7 +72,10 @@ def settings():
     """Every environment variable that one of our programs reads."""
     text = "".join(file.read_text() for file in ROOT.glob("services/*/src/**/*.rs"))
     text += "".join(file.read_text() for file in ROOT.glob("shared/src/**/*.rs"))
-    return set(re.findall(r'env = "([A-Z0-9_]+)"', text))
+    # What is a secret can be read from a file that is named instead (shared/src/config/layers.rs).
+    secrets = re.findall(r'env = "([A-Z0-9_]+)"[^\])]*hide_env_values', text)
+    named = re.findall(r'env = "([A-Z0-9_]+)"', text) + re.findall(r'\.env\("([A-Z0-9_]+)"\)', text)
+    return {*named, *(f"{name}_FILE" for name in secrets)}
 
 
 def metrics():

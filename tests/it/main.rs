@@ -4,6 +4,7 @@ mod batch;
 mod bucket;
 mod cancel;
 mod cluster;
+mod configuration;
 mod database;
 mod dialects;
 mod dispatch;

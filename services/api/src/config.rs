@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use secrecy::SecretString;
-use stepcast_shared::config::{ListenConfig, NatsConfig, OriginConfig, TelemetryConfig};
+use clap::ArgMatches;
+use secrecy::{ExposeSecret as _, SecretString};
+use stepcast_shared::config::{ListenConfig, NatsConfig, OriginConfig, Program, TelemetryConfig};
 use url::Url;
+
+use crate::db::dialect_of;
 
 /// Stepcast api: accepts jobs over HTTP, keeps them, and decides who runs what.
 #[derive(Clone, Debug, clap::Parser)]
@@ -18,6 +21,19 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     #[command(flatten)]
     pub api: ApiConfig,
+}
+
+impl Program for Config {
+    fn section(_: &ArgMatches) -> &'static str {
+        "api"
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        self.listen.check()?;
+        self.nats.check()?;
+        self.telemetry.check()?;
+        dialect_of(self.api.database_url.expose_secret()).map(drop)
+    }
 }
 
 /// The part that is the same in every deployment.
@@ -100,5 +116,17 @@ impl Default for Limits {
             limits: Limits,
         }
         <Alone as clap::Parser>::parse_from(["limits"]).limits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Config::command().debug_assert();
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use stepcast_shared::config::{ListenConfig, NatsConfig, OriginConfig, TelemetryConfig};
+use clap::ArgMatches;
+use stepcast_shared::config::{ListenConfig, NatsConfig, OriginConfig, Program, TelemetryConfig};
 
 /// Everything that the gateway reads when it runs by itself.
 #[derive(Clone, Debug, clap::Parser)]
@@ -20,6 +21,19 @@ pub struct Config {
     /// The gateway's own section.
     #[command(flatten)]
     pub gateway: GatewayConfig,
+}
+
+impl Program for Config {
+    fn section(_: &ArgMatches) -> &'static str {
+        "gateway"
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        self.listen.check()?;
+        self.nats.check()?;
+        self.telemetry.check()?;
+        self.gateway.check()
+    }
 }
 
 /// The gateway's own section, also read by a process that runs it beside other services.

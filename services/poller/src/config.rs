@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::ArgMatches;
 use secrecy::SecretString;
-use stepcast_shared::config::{NatsConfig, TelemetryConfig};
+use stepcast_shared::config::{NatsConfig, Program, TelemetryConfig};
 use stepcast_shared::ids::{BackendId, Pool};
 use url::Url;
 
@@ -26,6 +27,18 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     #[command(flatten)]
     pub poller: PollerConfig,
+}
+
+impl Program for Config {
+    fn section(_: &ArgMatches) -> &'static str {
+        "poller"
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        self.nats.check()?;
+        self.telemetry.check()?;
+        self.poller.check()
+    }
 }
 
 /// The part that is the same in every deployment.
@@ -72,6 +85,17 @@ pub struct PollerConfig {
     /// Whether no other poller can exist: then a lease left by a crash is taken over at once.
     #[arg(skip)]
     pub sole_holder: bool,
+}
+
+impl PollerConfig {
+    /// Refuses servers that could not be told apart.
+    pub fn check(&self) -> anyhow::Result<()> {
+        for (index, spec) in self.sdnext.iter().enumerate() {
+            let twice = self.sdnext[..index].iter().any(|other| other.id == spec.id);
+            anyhow::ensure!(!twice, "two SD.Next servers are called {}; name them as ID=URL", spec.id);
+        }
+        Ok(())
+    }
 }
 
 /// One SD.Next server.
@@ -142,9 +166,15 @@ fn name_of(url: &Url) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
     use secrecy::ExposeSecret as _;
 
     use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Config::command().debug_assert();
+    }
 
     fn spec(text: &str) -> BackendSpec {
         text.parse().unwrap()

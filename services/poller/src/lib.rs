@@ -32,7 +32,7 @@ pub mod weights;
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use async_nats::Client;
 use metrics_exporter_prometheus::PrometheusHandle;
 use stepcast_shared::health::{self, ReadyCheck};
@@ -54,10 +54,7 @@ pub async fn build(
     client: Client,
     supervisor: &Supervisor,
 ) -> anyhow::Result<ReadyCheck> {
-    for (index, spec) in config.sdnext.iter().enumerate() {
-        let twice = config.sdnext[..index].iter().any(|other| other.id == spec.id);
-        ensure!(!twice, "two SD.Next servers are called {}; name them as ID=URL", spec.id);
-    }
+    config.check()?;
     let jetstream = async_nats::jetstream::new(client.clone());
     let leases = jetstream.get_key_value(subjects::LEASES_BUCKET).await.context("no bucket of leases")?;
     let inflight =

@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 use stepcast_poller::BackendSpec;
-use stepcast_shared::config::{ListenConfig, LogFormat};
+use stepcast_shared::config::{ListenConfig, Program};
 use stepcast_shared::ids::{BackendId, JobId, Pool};
 use stepcast_shared::messages::Status;
 use url::Url;
+
+use crate::sections::Sections;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -22,7 +24,7 @@ Exit codes:
 
 const ABOUT_UP: &str = "\
 Runs the API, the WebSocket gateway, the poller and a NATS server on this machine, with everything it keeps in one
-folder. Finer settings of the services are read from their STEPCAST_* variables, as the services themselves do.";
+folder. It has all settings of these services; --help lists them.";
 
 /// A durable queue with live progress in front of SD.Next servers.
 #[derive(Debug, Parser)]
@@ -34,6 +36,21 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Program for Cli {
+    const COMMANDS: &'static [&'static str] = &["up"];
+
+    fn section(_: &ArgMatches) -> &'static str {
+        "up"
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        match &self.command {
+            Command::Up(up) => up.check(),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What to do.
@@ -126,12 +143,12 @@ pub struct Up {
     /// What to log to standard error [default: `warn` on a terminal, otherwise `info`].
     #[arg(long, env = "STEPCAST_LOG")]
     pub log: Option<String>,
-    /// How to log.
-    #[arg(long, env = "STEPCAST_LOG_FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
     /// What the environment says of the machine.
     #[command(flatten)]
     pub surroundings: Surroundings,
+    /// What the services can be told besides; behind everything else, as it leaves out what is there already.
+    #[command(flatten)]
+    pub sections: Sections,
 }
 
 /// What the environment says of the machine; no flags for people.

@@ -21,6 +21,7 @@ mod nats_health;
 mod out;
 mod probe;
 mod screen;
+pub mod sections;
 mod services;
 mod socket;
 mod submit;

@@ -3,26 +3,27 @@
 use anyhow::Context as _;
 use async_nats::Client;
 use axum::Router;
-use clap::Args;
 use metrics_exporter_prometheus::PrometheusHandle;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use stepcast_api::ApiConfig;
 use stepcast_gateway::GatewayConfig;
 use stepcast_poller::{BackendSpec, PollerConfig};
-use stepcast_shared::config::{self, NatsConfig};
+use stepcast_shared::config::NatsConfig;
 use stepcast_shared::health::{self, ReadyCheck};
 use stepcast_shared::shutdown::Supervisor;
 use stepcast_shared::{nats, server};
 use url::Url;
 
-/// What `up` decides for the services; the rest they read from their own variables.
+use crate::sections::Sections;
+
+/// What `up` decides for the services, and what they were told besides.
 #[derive(Debug)]
 pub struct Settings {
     /// Where rows are kept.
     pub database_url: SecretString,
     /// Where images are kept.
     pub images_url: Url,
-    /// Where learnt timings are kept.
+    /// Where learnt timings are kept unless it was said.
     pub weights_dir: std::path::PathBuf,
     /// The backends.
     pub backends: Vec<BackendSpec>,
@@ -30,6 +31,8 @@ pub struct Settings {
     pub nats: NatsConfig,
     /// Whether the NATS server is ours alone.
     pub embedded_nats: bool,
+    /// The rest.
+    pub sections: Sections,
 }
 
 /// Starts the services' tasks, and returns what they serve together.
@@ -39,21 +42,19 @@ pub async fn build(
     metrics: PrometheusHandle,
     supervisor: &Supervisor,
 ) -> anyhow::Result<Router> {
-    let api = ApiConfig {
-        database_url: settings.database_url.clone(),
-        images_url: settings.images_url.clone(),
-        origins: section("api", &[])?,
-        limits: section("api", &[])?,
-        retention: section("api", &[])?,
-        sole_process: settings.embedded_nats,
-    };
-    let gateway: GatewayConfig = section("gateway", &[])?;
-    let images_url = format!("--images-url={}", settings.images_url);
+    let sections = &settings.sections;
+    let decided = [
+        ("images-url", settings.images_url.to_string()),
+        ("database-url", settings.database_url.expose_secret().to_owned()),
+    ];
+    let api = ApiConfig { sole_process: settings.embedded_nats, ..sections.section(&decided)? };
+    let gateway: GatewayConfig = sections.section(&[])?;
+    let poller: PollerConfig = sections.section(&decided)?;
     let poller = PollerConfig {
         sdnext: settings.backends.clone(),
-        weights_dir: Some(settings.weights_dir.clone()),
+        weights_dir: poller.weights_dir.or_else(|| Some(settings.weights_dir.clone())),
         sole_holder: settings.embedded_nats,
-        ..section("poller", &[&images_url])?
+        ..poller
     };
     nats::prepare(client).await.context("NATS is not ready for Stepcast")?;
     let (api_routes, api_check) =
@@ -70,27 +71,4 @@ pub async fn build(
         .merge(gateway_routes)
         .merge(health::router(check, Some(metrics)))
         .fallback(server::not_found))
-}
-
-/// A service's section with its defaults and variables, as if the service ran by itself with these arguments.
-fn section<T: Args>(name: &'static str, arguments: &[&str]) -> anyhow::Result<T> {
-    let command = T::augment_args(clap::Command::new(name));
-    let matches = command
-        .try_get_matches_from(std::iter::once(&name).chain(arguments))
-        .map_err(config::without_secrets)
-        .with_context(|| format!("the settings of the {name} cannot be understood"))?;
-    T::from_arg_matches(&matches).with_context(|| format!("the settings of the {name} cannot be understood"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_services_have_all_the_settings_they_need() {
-        section::<stepcast_api::Limits>("api", &[]).unwrap();
-        section::<GatewayConfig>("gateway", &[]).unwrap();
-        let poller: PollerConfig = section("poller", &["--images-url=file:///x/"]).unwrap();
-        assert_eq!(poller.images_url.as_str(), "file:///x/");
-    }
 }

@@ -2,12 +2,14 @@
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use async_nats::Client;
 use futures_util::StreamExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret as _;
+use stepcast_gateway::GatewayConfig;
 use stepcast_shared::address::without_credentials;
 use stepcast_shared::config::{NatsConfig, TelemetryConfig};
 use stepcast_shared::messages::BackendState;
@@ -28,8 +30,7 @@ use crate::{nats_binary, out, probe};
 ///
 /// Call it on the main thread, as [`NatsChild::start`] asks.
 pub async fn run(args: Up, json: bool) -> anyhow::Result<()> {
-    args.listen.check()?;
-    let metrics = telemetry::init(&telemetry_config(&args))?;
+    let metrics = telemetry::init(&telemetry_config(&args)?)?;
     let mut signals = Signals::new()?;
     let data_dir = DataDir::hold(&data_path(&args)?)?;
     let listener = bind(args.listen.listen).await?;
@@ -153,26 +154,56 @@ fn settings(
     };
     let backends = demo.map_or_else(|| args.sdnext.clone(), |demo| demo.backends.clone());
     let weights_dir = data_dir.folder("weights")?;
-    let nats = nats_config(args, child);
-    Ok(Settings { database_url, images_url, weights_dir, backends, nats, embedded_nats: child.is_some() })
+    let nats = match child {
+        Some(child) => NatsConfig::at(child.url()),
+        None => args.nats()?,
+    };
+    let sections = args.sections.clone();
+    Ok(Settings {
+        database_url,
+        images_url,
+        weights_dir,
+        backends,
+        nats,
+        embedded_nats: child.is_some(),
+        sections,
+    })
 }
 
-fn nats_config(args: &Up, child: Option<&NatsChild>) -> NatsConfig {
-    match (child, &args.nats_url) {
-        (Some(child), _) => NatsConfig::at(child.url()),
-        (None, url) => NatsConfig {
-            nats_url: url.clone().unwrap_or_default(),
-            nats_user: args.nats_user.clone(),
-            nats_password: args.nats_password.clone(),
-        },
+impl Up {
+    /// Refuses values that can be read, but with which nothing would work.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.listen.check()?;
+        self.check_settings()
+    }
+
+    /// As [`Self::check`], for who does not listen.
+    pub fn check_settings(&self) -> anyhow::Result<()> {
+        telemetry_config(self)?.check()?;
+        self.nats()?.check()?;
+        self.sections.section::<GatewayConfig>(&[])?.check()
+    }
+
+    /// How to reach a server that is not ours.
+    pub fn nats(&self) -> anyhow::Result<NatsConfig> {
+        let user = self.nats_user.clone().map(|user| ("nats-user", user));
+        let password = self.nats_password.as_ref().map(|password| password.expose_secret().to_owned());
+        let url = self.nats_url.clone().map(|url| ("nats-url", url));
+        let decided: Vec<_> =
+            url.into_iter().chain(user).chain(password.map(|password| ("nats-password", password))).collect();
+        self.sections.section(&decided)
     }
 }
 
-async fn start_nats(args: &Up, data_dir: &DataDir) -> anyhow::Result<NatsChild> {
+fn nats_program(args: &Up) -> anyhow::Result<PathBuf> {
     let here = std::env::current_dir().context("there is no current directory")?;
     let ourselves = std::env::current_exe().context("the path of this program cannot be read")?;
     let search_path = args.surroundings.search_path.as_deref();
-    let program = nats_binary::find(args.nats_server.as_deref(), search_path, &here, &ourselves)?;
+    nats_binary::find(args.nats_server.as_deref(), search_path, &here, &ourselves)
+}
+
+async fn start_nats(args: &Up, data_dir: &DataDir) -> anyhow::Result<NatsChild> {
+    let program = nats_program(args)?;
     nats_binary::check_version(&program).await?;
     NatsChild::start(&program, &data_dir.folder("nats")?).await
 }
@@ -187,7 +218,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-fn data_path(args: &Up) -> anyhow::Result<std::path::PathBuf> {
+fn data_path(args: &Up) -> anyhow::Result<PathBuf> {
     if let Some(path) = &args.data_dir {
         return Ok(path.clone());
     }
@@ -196,16 +227,14 @@ fn data_path(args: &Up) -> anyhow::Result<std::path::PathBuf> {
 }
 
 /// On a terminal the log stays quiet, so that the screen stays readable; that a backend comes or goes is told there.
-fn telemetry_config(args: &Up) -> TelemetryConfig {
+fn telemetry_config(args: &Up) -> anyhow::Result<TelemetryConfig> {
     let default = if std::io::stderr().is_terminal() {
         "warn,stepcast_poller::backend=error"
     } else {
         "info,async_nats=warn"
     };
-    TelemetryConfig {
-        log: args.log.clone().unwrap_or_else(|| default.to_owned()),
-        log_format: args.log_format,
-    }
+    let log = args.log.clone().unwrap_or_else(|| default.to_owned());
+    args.sections.section(&[("log", log)])
 }
 
 /// The address of the server in use; of several, the first one named.

@@ -82,22 +82,31 @@ enum Write {
     Postgres(AnyPool),
 }
 
+/// Which database an address is of; an error if it is none that we know.
+pub fn dialect_of(url: &str) -> anyhow::Result<Dialect> {
+    if url.starts_with("sqlite:") {
+        Ok(Dialect::Sqlite)
+    } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+        Ok(Dialect::Postgres)
+    } else {
+        anyhow::bail!("the database URL begins with neither sqlite:// nor postgres://")
+    }
+}
+
 impl Db {
     /// Connects to `url` (`sqlite://FILE` or `postgres://…`) and brings the schema up to date.
     pub async fn open(url: &SecretString, supervisor: &Supervisor) -> anyhow::Result<Self> {
         sqlx::any::install_default_drivers();
         let url = url.expose_secret();
-        let (dialect, url) = if url.starts_with("sqlite:") {
-            let separator = if url.contains('?') { '&' } else { '?' };
-            (Dialect::Sqlite, format!("{url}{separator}mode=rwc"))
-        } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-            (Dialect::Postgres, url.to_owned())
-        } else {
-            anyhow::bail!("the database URL begins with neither sqlite:// nor postgres://");
-        };
-        let lock = match dialect {
-            Dialect::Sqlite => Some(Arc::new(sqlite::lock(&url).await?)),
-            Dialect::Postgres => None,
+        let dialect = dialect_of(url)?;
+        let (url, lock) = match dialect {
+            Dialect::Sqlite => {
+                let separator = if url.contains('?') { '&' } else { '?' };
+                let url = format!("{url}{separator}mode=rwc");
+                let lock = sqlite::lock(&url).await?;
+                (url, Some(Arc::new(lock)))
+            }
+            Dialect::Postgres => (url.to_owned(), None),
         };
         migrate(dialect, &url).await?;
         let (write, readers) = match dialect {
