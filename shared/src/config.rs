@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -134,6 +135,19 @@ pub struct NatsConfig {
     /// Password for NATS.
     #[arg(long, env = "STEPCAST_NATS_PASSWORD", hide_env_values = true, requires = "nats_user")]
     pub nats_password: Option<SecretString>,
+    /// Credentials file of a NATS user, with its token and its key; goes before users and passwords.
+    #[arg(long, env = "STEPCAST_NATS_CREDS", value_name = "FILE")]
+    pub nats_creds: Option<PathBuf>,
+    /// Whom to trust as a NATS server, in PEM: who has a certificate of this authority, and nobody else. Without it, and
+    /// with `tls://` addresses, whom this machine trusts.
+    #[arg(long, env = "STEPCAST_NATS_CA", value_name = "FILE")]
+    pub nats_ca: Option<PathBuf>,
+    /// Certificate to show to NATS, in PEM.
+    #[arg(long, env = "STEPCAST_NATS_CERT", value_name = "FILE", requires = "nats_key")]
+    pub nats_cert: Option<PathBuf>,
+    /// The key that belongs to it.
+    #[arg(long, env = "STEPCAST_NATS_KEY", value_name = "FILE", requires = "nats_cert")]
+    pub nats_key: Option<PathBuf>,
 }
 
 impl fmt::Debug for NatsConfig {
@@ -149,7 +163,21 @@ impl fmt::Debug for NatsConfig {
 impl NatsConfig {
     /// Servers by their addresses.
     pub fn at(url: impl Into<String>) -> Self {
-        Self { nats_url: url.into(), nats_user: None, nats_password: None }
+        Self {
+            nats_url: url.into(),
+            nats_user: None,
+            nats_password: None,
+            nats_creds: None,
+            nats_ca: None,
+            nats_cert: None,
+            nats_key: None,
+        }
+    }
+
+    /// Whether nothing is to be said without TLS, whatever the server would be content with: who names a certificate
+    /// or an authority wants it.
+    pub fn wants_tls(&self) -> bool {
+        self.nats_ca.is_some() || self.nats_cert.is_some()
     }
 
     /// Refuses addresses that cannot be read.

@@ -1,6 +1,8 @@
 //! One way to reach NATS, and one place that says which streams and buckets exist.
 
 mod connection;
+mod credentials;
+mod tls;
 
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ use tracing::warn;
 
 use self::connection::RECONNECT_DELAY;
 pub use self::connection::{Connection, Gaps, Login, Servers, connect, open};
+pub use self::credentials::{Credentials, Proof};
+pub use self::tls::client_config;
 use crate::subjects;
 
 /// How long events are kept: long enough for a consumer that was away over a holiday weekend.

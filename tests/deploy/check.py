@@ -186,6 +186,31 @@ class Compose(unittest.TestCase):
                     self.assertIn(variable, known, name)
 
 
+    def test_each_setting_with_tls_is_one_and_each_certificate_is_made(self):
+        with tempfile.TemporaryDirectory() as folder:
+            run(DEPLOY / "certificates", folder)
+            made = {file.name for file in Path(folder).iterdir()}
+            self.assertEqual(Path(folder, "authority.key").stat().st_mode & 0o077, 0)
+            run("openssl", "verify", "-CAfile", f"{folder}/authority.pem", f"{folder}/nats.pem", f"{folder}/postgres.pem")
+            names = run("openssl", "x509", "-in", f"{folder}/nats.pem", "-noout", "-text")
+        profiles = [word for name in PROFILES for word in ("--profile", name)]
+        read = compose(passwords(), "--file", DEPLOY / "tls.yaml", *profiles, "config", "--format", "json")
+        self.assertEqual(read.returncode, 0, read.stderr)
+        services, known = json.loads(read.stdout)["services"], settings()
+        self.assertEqual(set(services), set(self.services), "nothing is added")
+        for name, service in services.items():
+            mounts = [Path(volume["source"]) for volume in service.get("volumes", []) if volume["type"] == "bind"]
+            self.assertLessEqual({file.name for file in mounts if file.parent == DEPLOY / "tls"}, made, name)
+            if name.startswith("nats"):
+                self.assertIn(f"DNS:{name}", names)
+                self.assertIn("--tls", service["command"])
+            for variable in service.get("environment") or {}:
+                if variable.startswith("STEPCAST_"):
+                    self.assertIn(variable, known, name)
+            if "STEPCAST_NATS_URL" in (service.get("environment") or {}):
+                self.assertEqual(service["environment"]["STEPCAST_NATS_CA"], "/etc/stepcast/authority.pem", name)
+
+
 class Servers(unittest.TestCase):
     def test_nats_reads_its_configuration(self):
         environment = {

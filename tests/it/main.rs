@@ -29,6 +29,7 @@ mod sqlite;
 mod stats;
 mod storage;
 mod submits;
+mod tls;
 mod topology;
 mod twelve_jobs;
 mod websocket;

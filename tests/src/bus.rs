@@ -124,9 +124,9 @@ impl Bus {
     /// How one of the users logs in.
     pub fn login(&self, user: &str) -> NatsConfig {
         NatsConfig {
-            nats_url: self.url(),
             nats_user: Some(user.to_owned()),
             nats_password: Some(password(user).into()),
+            ..NatsConfig::at(self.url())
         }
     }
 

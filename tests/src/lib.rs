@@ -1,6 +1,7 @@
 //! The harness of the scenario tests: real binaries, a real `nats-server`, and simulated SD.Next servers whose inner
 //! truth a test can compare with what a client was told.
 
+pub mod authority;
 pub mod bus;
 pub mod check;
 pub mod client;
@@ -17,6 +18,7 @@ pub mod live;
 pub mod load;
 pub mod names;
 pub mod nats;
+pub mod operator;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

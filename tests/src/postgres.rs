@@ -1,6 +1,6 @@
 //! A real PostgreSQL, one throw-away cluster per test.
 
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::authority::Authority;
 use crate::process::Process;
 
 /// How often a port may turn out to be taken between its choice and its use.
@@ -23,7 +24,7 @@ pub struct Postgres {
     programs: PathBuf,
     /// Who runs it, if that is not us.
     user: Option<(u32, u32)>,
-    fsync: &'static str,
+    settings: Vec<String>,
     // Dropped after the process.
     folder: TempDir,
 }
@@ -35,15 +36,24 @@ impl Postgres {
     /// postgres` says it where it is seen, as the output of a test that passes is not.
     pub async fn start() -> anyhow::Result<Option<Self>> {
         // What is tested is what a statement does; a cluster that nobody keeps need not survive a power cut.
-        Self::start_with("fsync=off").await
+        Self::start_with(&["fsync=off"], None).await
     }
 
     /// As [`Postgres::start`], and what it has committed survives a power cut: for measurements.
     pub async fn start_durable() -> anyhow::Result<Option<Self>> {
-        Self::start_with("fsync=on").await
+        Self::start_with(&["fsync=on"], None).await
     }
 
-    async fn start_with(fsync: &'static str) -> anyhow::Result<Option<Self>> {
+    /// As [`Postgres::start`], and it speaks to nobody without TLS. Its certificate is for `localhost`.
+    pub async fn start_with_tls(authority: &Authority) -> anyhow::Result<Option<Self>> {
+        Self::start_with(
+            &["fsync=off", "ssl=on", "ssl_cert_file=server.pem", "ssl_key_file=server.key"],
+            Some(authority),
+        )
+        .await
+    }
+
+    async fn start_with(settings: &[&str], authority: Option<&Authority>) -> anyhow::Result<Option<Self>> {
         let Some(programs) = programs() else {
             if in_ci() {
                 bail!("PostgreSQL is not installed; `.ci/install postgres` does it");
@@ -70,11 +80,15 @@ impl Postgres {
         if !made.status.success() {
             bail!("initdb failed: {}", String::from_utf8_lossy(&made.stderr));
         }
+        if let Some(authority) = authority {
+            secure(&data, authority, user)?;
+        }
+        let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
         let mut tries = 1;
         loop {
             let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-            match launch(&programs, &folder, user, port, fsync).await {
-                Ok(process) => return Ok(Some(Self { process, port, programs, user, fsync, folder })),
+            match launch(&programs, &folder, user, port, &settings).await {
+                Ok(process) => return Ok(Some(Self { process, port, programs, user, settings, folder })),
                 Err(_) if tries < TRIES => tries += 1,
                 Err(error) => return Err(error),
             }
@@ -89,7 +103,7 @@ impl Postgres {
 
     /// Starts it again where it was, and waits until it takes connections.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
-        self.process = launch(&self.programs, &self.folder, self.user, self.port, self.fsync).await?;
+        self.process = launch(&self.programs, &self.folder, self.user, self.port, &self.settings).await?;
         Ok(())
     }
 
@@ -128,16 +142,32 @@ async fn launch(
     folder: &TempDir,
     user: Option<(u32, u32)>,
     port: u16,
-    fsync: &'static str,
+    settings: &[String],
 ) -> anyhow::Result<Process> {
     let mut postgres = command(&programs.join("postgres"), folder, user);
     postgres.arg("-D").arg(folder.path().join("data")).args(["-h", "127.0.0.1", "-p", &port.to_string()]);
-    for setting in [fsync, "unix_socket_directories=", "dynamic_shared_memory_type=mmap"] {
+    let own = ["unix_socket_directories=", "dynamic_shared_memory_type=mmap"];
+    for setting in settings.iter().map(String::as_str).chain(own) {
         postgres.args(["-c", setting]);
     }
     let mut process = Process::start("postgres", &mut postgres)?;
     process.line(|line| line.contains("ready to accept connections").then_some(())).await?;
     Ok(process)
+}
+
+/// Gives a cluster a certificate for `localhost`, and has it refuse who comes without TLS.
+fn secure(data: &Path, authority: &Authority, user: Option<(u32, u32)>) -> anyhow::Result<()> {
+    let (cert, key) = authority.issue("postgres", &["localhost"])?;
+    for (from, name) in [(cert, "server.pem"), (key, "server.key")] {
+        let to = data.join(name);
+        std::fs::copy(from, &to)?;
+        std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o600))?;
+        if let Some((uid, gid)) = user {
+            chown(&to, Some(uid), Some(gid))?;
+        }
+    }
+    std::fs::write(data.join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 trust\n")?;
+    Ok(())
 }
 
 /// A program of PostgreSQL, which refuses to run as root.

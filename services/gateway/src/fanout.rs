@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use async_nats::ServerAddr;
 use rand::seq::SliceRandom as _;
 use stepcast_shared::config::NatsConfig;
+use stepcast_shared::nats::Servers;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -48,7 +49,7 @@ impl FanOut {
     ///
     /// Errors if the addresses of NATS cannot be read, or the loop's thread cannot be started or panics.
     pub async fn run(self, stopping: CancellationToken) -> anyhow::Result<()> {
-        let servers = servers(&self.nats.nats_url)?;
+        let servers = Servers::of(&self.nats)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ended, end) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()
@@ -61,7 +62,7 @@ impl FanOut {
         end.await.context("the fan-out thread panicked")
     }
 
-    async fn forever(&self, configured: &[ServerAddr]) {
+    async fn forever(&self, configured: &Servers) {
         let mut others: Vec<ServerAddr> = Vec::new();
         let mut told = false;
         loop {
@@ -89,12 +90,12 @@ impl FanOut {
     }
 
     /// Connects to any server: those that were named, in any order, then those that the cluster has beside them.
-    async fn connect(&self, configured: &[ServerAddr], others: &[ServerAddr]) -> anyhow::Result<Link> {
-        let mut first = configured.to_vec();
+    async fn connect(&self, configured: &Servers, others: &[ServerAddr]) -> anyhow::Result<Link> {
+        let mut first = configured.addresses.clone();
         first.shuffle(&mut rand::rng());
         let mut failure = anyhow::anyhow!("no server is named");
         for server in first.iter().chain(others) {
-            match Link::connect(server, &self.nats).await {
+            match Link::connect(server, configured.login.as_ref(), &self.nats).await {
                 Ok(link) => return Ok(link),
                 Err(error) => {
                     failure = error.context(format!("{}:{}", server.host(), server.port()));
@@ -197,8 +198,4 @@ impl FanOut {
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).expect("it only grows from 0")
-}
-
-fn servers(urls: &str) -> anyhow::Result<Vec<ServerAddr>> {
-    urls.split(',').map(|url| url.trim().parse().context("an address of NATS cannot be read")).collect()
 }

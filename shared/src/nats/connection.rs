@@ -1,10 +1,11 @@
 //! A connection to NATS: the addresses, who logs in, and word of what may have been lost on the way.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use async_nats::{Auth, AuthError, Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::watch;
@@ -14,6 +15,8 @@ use url::Url;
 
 use crate::address::without_credentials;
 use crate::config::NatsConfig;
+use crate::nats::credentials::Credentials;
+use crate::nats::tls;
 
 /// How often a client that lost its server tries again: a watcher should not see more than this of a restart.
 pub(super) const RECONNECT_DELAY: Duration = Duration::from_millis(250);
@@ -64,11 +67,19 @@ pub async fn connect(service: &str, config: &NatsConfig) -> anyhow::Result<Clien
 /// refuses the log-in, is an error at once.
 pub async fn open(service: &str, config: &NatsConfig) -> anyhow::Result<Connection> {
     let servers = Servers::of(config)?;
+    if config.wants_tls() {
+        // Read for each connection anew; what is wrong with the files is told now.
+        tls::client_config(config)?;
+    }
+    if let Some(Login::Credentials(path)) = &servers.login {
+        Credentials::read(path)?;
+    }
     let (told, gaps) = watch::channel(0);
     let reporter = Arc::new(Reporter { told, warned: Mutex::new(None) });
     let options = || {
         let reporter = reporter.clone();
-        let options = ConnectOptions::new()
+        let options = servers
+            .log_in()
             .name(format!("stepcast-{service}"))
             // Answers come where the server lets nobody else listen (deploy/nats/users.conf).
             .custom_inbox_prefix(format!("_INBOX.{service}"))
@@ -79,7 +90,7 @@ pub async fn open(service: &str, config: &NatsConfig) -> anyhow::Result<Connecti
                 reporter.report(&event);
                 std::future::ready(())
             });
-        servers.log_in(options)
+        secured(options, config)
     };
     let deadline = Instant::now() + FIRST_CONNECTION;
     loop {
@@ -88,9 +99,12 @@ pub async fn open(service: &str, config: &NatsConfig) -> anyhow::Result<Connecti
             Err(error) => error,
         };
         let shown = &servers.shown;
+        if let Some(why) = tls::refusal(&error) {
+            bail!("no TLS with the NATS server at {shown}: {why}");
+        }
         match error.kind() {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                bail!("the NATS server at {shown} refuses the log-in: check --nats-user and --nats-password")
+                bail!("the NATS server at {shown} refuses the log-in: check {}", servers.login_flags())
             }
             _ if Instant::now() >= deadline => {
                 return Err(error).with_context(|| format!("no NATS server answers at {shown}"));
@@ -98,6 +112,17 @@ pub async fn open(service: &str, config: &NatsConfig) -> anyhow::Result<Connecti
             _ => tokio::time::sleep(RECONNECT_DELAY).await,
         }
     }
+}
+
+/// With whom we trust, and what we show.
+fn secured(mut options: ConnectOptions, config: &NatsConfig) -> ConnectOptions {
+    if let Some(ca) = &config.nats_ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    if let (Some(cert), Some(key)) = (&config.nats_cert, &config.nats_key) {
+        options = options.add_client_certificate(cert.clone(), key.clone());
+    }
+    options.require_tls(config.wants_tls())
 }
 
 /// Where the servers are, and how to log in there.
@@ -123,6 +148,8 @@ pub enum Login {
     },
     /// A token.
     Token(SecretString),
+    /// A credentials file.
+    Credentials(PathBuf),
 }
 
 impl Servers {
@@ -153,6 +180,7 @@ impl Servers {
         }
         let flags = config.nats_user.clone().zip(config.nats_password.clone());
         servers.login = match (flags, named) {
+            _ if config.nats_creds.is_some() => config.nats_creds.clone().map(Login::Credentials),
             (Some((name, password)), _) => Some(Login::User { name, password }),
             (None, Some((name, Some(password)))) => {
                 Some(Login::User { name: decoded(&name), password: decoded(&password).into() })
@@ -163,15 +191,34 @@ impl Servers {
         Ok(servers)
     }
 
-    fn log_in(&self, options: ConnectOptions) -> ConnectOptions {
+    fn log_in(&self) -> ConnectOptions {
         match &self.login {
             Some(Login::User { name, password }) => {
-                options.user_and_password(name.clone(), password.expose_secret().to_owned())
+                ConnectOptions::with_user_and_password(name.clone(), password.expose_secret().to_owned())
             }
-            Some(Login::Token(token)) => options.token(token.expose_secret().to_owned()),
-            None => options,
+            Some(Login::Token(token)) => ConnectOptions::with_token(token.expose_secret().to_owned()),
+            Some(Login::Credentials(path)) => {
+                let path = path.clone();
+                ConnectOptions::with_auth_callback(move |nonce| std::future::ready(prove(&path, &nonce)))
+            }
+            None => ConnectOptions::new(),
         }
     }
+
+    fn login_flags(&self) -> &'static str {
+        match &self.login {
+            Some(Login::Credentials(_)) => "--nats-creds",
+            Some(Login::User { .. } | Login::Token(_)) | None => "--nats-user and --nats-password",
+        }
+    }
+}
+
+fn prove(credentials: &Path, nonce: &[u8]) -> Result<Auth, AuthError> {
+    let proof = Credentials::read(credentials).and_then(|credentials| credentials.sign(nonce));
+    let proof = proof.map_err(|error| AuthError::new(format!("{error:#}")))?;
+    let mut auth = Auth::new();
+    (auth.jwt, auth.signature) = (Some(proof.jwt), Some(proof.signature));
+    Ok(auth)
 }
 
 fn decoded(text: &str) -> String {
@@ -226,6 +273,7 @@ mod tests {
         let login = servers.login.map(|login| match login {
             Login::User { name, password } => (name, password.expose_secret().to_owned()),
             Login::Token(token) => (String::new(), token.expose_secret().to_owned()),
+            Login::Credentials(path) => (path.display().to_string(), String::new()),
         });
         (addresses, login)
     }

@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use async_nats::ServerAddr;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use stepcast_shared::config::NatsConfig;
+use stepcast_shared::nats::{self, Credentials, Login};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::parse::{self, Malformed, Op};
 
@@ -42,6 +44,8 @@ pub struct Link {
 pub struct Info {
     headers: bool,
     tls_required: bool,
+    /// What a user with a key is to sign.
+    nonce: String,
     connect_urls: Vec<String>,
     /// It is about to stop and wants its clients to go elsewhere (`ldm`, lame duck mode).
     #[serde(rename = "ldm")]
@@ -68,6 +72,10 @@ struct Connect<'a> {
     pass: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     auth_token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sig: Option<String>,
 }
 
 /// TCP, or TLS over it.
@@ -77,27 +85,42 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
 impl Link {
     /// Connects to one server. Errors if it cannot be reached, does not let us in, or takes longer than 5 s.
-    pub async fn connect(server: &ServerAddr, config: &NatsConfig) -> anyhow::Result<Self> {
-        timeout(HANDSHAKE, Self::handshake(server, config)).await.context("the server took too long")?
+    pub async fn connect(
+        server: &ServerAddr,
+        login: Option<&Login>,
+        config: &NatsConfig,
+    ) -> anyhow::Result<Self> {
+        timeout(HANDSHAKE, Self::handshake(server, login, config))
+            .await
+            .context("the server took too long")?
     }
 
-    async fn handshake(server: &ServerAddr, config: &NatsConfig) -> anyhow::Result<Self> {
+    async fn handshake(
+        server: &ServerAddr,
+        login: Option<&Login>,
+        config: &NatsConfig,
+    ) -> anyhow::Result<Self> {
         let stream = TcpStream::connect((server.host(), server.port())).await.context("cannot connect")?;
         stream.set_nodelay(true)?;
         let mut link =
             Self { stream: Box::new(stream), buffer: Vec::new(), begin: 0, end: 0, others: Vec::new() };
         let info = link.info().await?;
         ensure!(info.headers, "the server does not know headers");
-        let secure = info.tls_required || server.tls_required();
+        let secure = info.tls_required || server.tls_required() || config.wants_tls();
         if secure {
-            link.secure(server.host()).await.context("no TLS with the server")?;
+            link.secure(server.host(), config).await.context("no TLS with the server")?;
         }
-        let (user, password) = match (&config.nats_user, &config.nats_password) {
-            (Some(user), Some(password)) => (Some(user.as_str()), Some(password.expose_secret())),
-            _ => (server.username(), server.password()),
+        let proof = match login {
+            Some(Login::Credentials(path)) => Some(Credentials::read(path)?.sign(info.nonce.as_bytes())?),
+            _ => None,
         };
-        // A URL with a name and no password carries a token.
-        let token = if password.is_none() { user } else { None };
+        let (user, pass, token) = match login {
+            Some(Login::User { name, password }) => {
+                (Some(name.as_str()), Some(password.expose_secret()), None)
+            }
+            Some(Login::Token(token)) => (None, None, Some(token.expose_secret())),
+            Some(Login::Credentials(_)) | None => (None, None, None),
+        };
         let connect = Connect {
             verbose: false,
             pedantic: false,
@@ -109,9 +132,11 @@ impl Link {
             headers: true,
             no_responders: true,
             echo: false,
-            user: user.filter(|_| token.is_none()),
-            pass: password,
+            user,
+            pass,
             auth_token: token,
+            jwt: proof.as_ref().map(|proof| proof.jwt.as_str()),
+            sig: proof.as_ref().map(|proof| URL_SAFE_NO_PAD.encode(&proof.signature)),
         };
         let connect = serde_json::to_string(&connect).context("credentials are text")?;
         link.say(format!("CONNECT {connect}\r\nPING\r\n").as_bytes()).await?;
@@ -141,9 +166,9 @@ impl Link {
         }
     }
 
-    async fn secure(&mut self, host: &str) -> anyhow::Result<()> {
+    async fn secure(&mut self, host: &str, config: &NatsConfig) -> anyhow::Result<()> {
         let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
-        let connector = TlsConnector::from(Arc::new(tls_config()?));
+        let connector = TlsConnector::from(Arc::new(nats::client_config(config)?));
         let name = ServerName::try_from(host.to_owned())?;
         self.stream = Box::new(connector.connect(name, plain).await?);
         Ok(())
@@ -188,13 +213,4 @@ impl Link {
         });
         written.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
-}
-
-/// Trusts whom this machine trusts.
-fn tls_config() -> anyhow::Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    ensure!(!roots.is_empty(), "this machine trusts nobody: it has no root certificates");
-    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
 }
