@@ -2,6 +2,7 @@
 
 mod connection;
 mod credentials;
+pub mod inspect;
 mod tls;
 
 use std::time::Duration;
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use self::connection::RECONNECT_DELAY;
-pub use self::connection::{Connection, Gaps, Login, Servers, connect, open};
+pub use self::connection::{Connection, Gaps, Login, Servers, connect, open, open_within};
 pub use self::credentials::{Credentials, Proof};
 pub use self::tls::client_config;
 use crate::subjects;
@@ -36,6 +37,8 @@ pub const MULTI_LAST_LIMIT: usize = 500;
 const SETTLING: Duration = Duration::from_secs(30);
 /// How long the making of a stream may go unanswered.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+/// Oldest server that does what the design rests on.
+pub const OLDEST: (u32, u32) = (2, 14);
 /// Copies of everything on a cluster.
 const REPLICAS: usize = 3;
 
@@ -55,9 +58,11 @@ pub async fn prepare_to_read(client: &Client) -> anyhow::Result<jetstream::Conte
 }
 
 /// What a service does with events.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// It records them, and needs everything.
     Records,
+    /// It reads them, and needs nothing else.
     Reads,
 }
 
@@ -74,7 +79,7 @@ async fn prepare_for(client: &Client, part: Part) -> anyhow::Result<jetstream::C
     let mut impatient = jetstream::new(client.clone());
     impatient.set_timeout(ANSWERED_WITHIN);
     let settled = Instant::now() + SETTLING;
-    let replicas = if client.server_info().cluster.is_some() { REPLICAS } else { 1 };
+    let replicas = replicas(client);
     let needed = wanted().into_iter().filter(|wanted| part.needs(wanted));
     try_join_all(needed.map(|wanted| make(&impatient, wanted, replicas, settled))).await?;
     loop {
@@ -87,17 +92,19 @@ async fn prepare_for(client: &Client, part: Part) -> anyhow::Result<jetstream::C
     }
 }
 
+/// How many copies there are of everything.
+fn replicas(client: &Client) -> usize {
+    if client.server_info().cluster.is_some() { REPLICAS } else { 1 }
+}
+
 /// Older servers ignore what they do not know in silence: no stream is made on one.
 fn check_version(client: &Client) -> anyhow::Result<()> {
     // Some builds have no version that can be read; the test that follows decides on those.
-    let version = client.server_info().version;
-    let readable = client.is_server_compatible(0, 0, 0);
-    ensure!(!readable || client.is_server_compatible(2, 14, 0), "{}", too_old(&version));
-    Ok(())
+    inspect::check_version(&client.server_info().version)
 }
 
 fn too_old(version: &str) -> String {
-    format!("NATS {version} is too old for Stepcast, which needs 2.14 or later")
+    format!("NATS {version} is too old for Stepcast, which needs {}.{} or later", OLDEST.0, OLDEST.1)
 }
 
 /// Makes one stream, again and again until the cluster has settled.
@@ -139,22 +146,30 @@ async fn make(
 
 /// Whether a stream is as it is wanted, in what we decide of it.
 fn fits(found: &StreamConfig, wanted: &StreamConfig) -> bool {
+    differences(found, wanted).is_empty()
+}
+
+/// In what a stream is not as it is wanted, of what we decide of it.
+fn differences(found: &StreamConfig, wanted: &StreamConfig) -> Vec<&'static str> {
     // The server writes its own defaults into what we leave open.
     let same = |found: i64, wanted: i64| found == wanted || (wanted == 0 && found <= 0);
     let window = wanted.duplicate_window;
-    found.subjects == wanted.subjects
-        && found.description == wanted.description
-        && found.retention == wanted.retention
-        && found.discard == wanted.discard
-        && found.max_age == wanted.max_age
-        && found.allow_direct == wanted.allow_direct
-        && found.republish == wanted.republish
-        && found.num_replicas == wanted.num_replicas
-        && found.allow_rollup == wanted.allow_rollup
-        && found.deny_delete == wanted.deny_delete
-        && (window.is_zero() || found.duplicate_window == window)
-        && same(found.max_messages_per_subject, wanted.max_messages_per_subject)
-        && same(found.max_bytes, wanted.max_bytes)
+    let settings = [
+        ("subjects", found.subjects == wanted.subjects),
+        ("description", found.description == wanted.description),
+        ("retention", found.retention == wanted.retention),
+        ("discard", found.discard == wanted.discard),
+        ("max_age", found.max_age == wanted.max_age),
+        ("allow_direct", found.allow_direct == wanted.allow_direct),
+        ("republish", found.republish == wanted.republish),
+        ("replicas", found.num_replicas == wanted.num_replicas),
+        ("allow_rollup", found.allow_rollup == wanted.allow_rollup),
+        ("deny_delete", found.deny_delete == wanted.deny_delete),
+        ("duplicate_window", window.is_zero() || found.duplicate_window == window),
+        ("max_msgs_per_subject", same(found.max_messages_per_subject, wanted.max_messages_per_subject)),
+        ("max_bytes", same(found.max_bytes, wanted.max_bytes)),
+    ];
+    settings.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
 }
 
 /// Why JetStream refused; `None` if it did not answer at all.

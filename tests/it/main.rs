@@ -8,6 +8,7 @@ mod configuration;
 mod database;
 mod dialects;
 mod dispatch;
+mod doctor;
 mod events;
 mod failures;
 mod faults;

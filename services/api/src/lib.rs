@@ -42,6 +42,7 @@ use tokio::net::TcpListener;
 
 pub use crate::config::{ApiConfig, Config, Limits, RetentionConfig};
 use crate::db::Db;
+pub use crate::db::inspect;
 use crate::db::silence::Silence;
 use crate::settle::Settler;
 use crate::state::AppState;

@@ -45,6 +45,7 @@ use uuid::Uuid;
 use crate::backend::Backend;
 pub use crate::config::{BackendSpec, Config, PollerConfig};
 use crate::context::Shared;
+pub use crate::sdnext::{Look, SdNext, Unusable};
 
 /// Starts one loop per server as tasks of `supervisor`.
 ///

@@ -72,6 +72,13 @@ pub struct Look {
     pub model: Option<String>,
 }
 
+impl Look {
+    /// Whether what was answered says nothing of a server's work.
+    pub fn is_unreadable(&self) -> bool {
+        self.sample == Sample::Missed
+    }
+}
+
 impl SdNext {
     /// A client of one server.
     pub fn new(spec: &BackendSpec, render_timeout: Duration) -> anyhow::Result<Self> {

@@ -26,6 +26,11 @@ const ABOUT_UP: &str = "\
 Runs the API, the WebSocket gateway, the poller and a NATS server on this machine, with everything it keeps in one
 folder. It has all settings of these services; --help lists them.";
 
+const ABOUT_DOCTOR: &str = "\
+Looks at NATS, the database, the images' store and the SD.Next servers with the settings that a start would have, and says
+what to do about what is not well. It changes nothing. Without --nats-url or --as it looks at this machine, where
+`stepcast up` runs, or is to. It ends with 0 if nothing is wrong, with 1 otherwise; warnings alone are not wrong.";
+
 /// A durable queue with live progress in front of SD.Next servers.
 #[derive(Debug, Parser)]
 #[command(name = "stepcast", version, after_help = EXIT_CODES, max_term_width = 110)]
@@ -39,15 +44,19 @@ pub struct Cli {
 }
 
 impl Program for Cli {
-    const COMMANDS: &'static [&'static str] = &["up"];
+    const COMMANDS: &'static [&'static str] = &["up", "doctor"];
 
-    fn section(_: &ArgMatches) -> &'static str {
-        "up"
+    fn section(matches: &ArgMatches) -> &'static str {
+        // Of `doctor` alone.
+        let Ok(service) = matches.try_get_one::<Service>("service") else { return "up" };
+        let user = || matches.get_one::<String>("nats_user").and_then(|user| Service::of_user(user));
+        service.copied().or_else(user).map_or("up", Service::name)
     }
 
     fn check(&self) -> anyhow::Result<()> {
         match &self.command {
             Command::Up(up) => up.check(),
+            Command::Doctor(doctor) => doctor.up.check_settings(),
             _ => Ok(()),
         }
     }
@@ -59,6 +68,9 @@ pub enum Command {
     /// Start everything on this machine.
     #[command(long_about = ABOUT_UP)]
     Up(Box<Up>),
+    /// Look at everything that Stepcast rests on, and say what to do about what is not well.
+    #[command(long_about = ABOUT_DOCTOR)]
+    Doctor(Box<Doctor>),
     /// Submit a job.
     Submit(Box<Submit>),
     /// Watch jobs until they end.
@@ -149,6 +161,51 @@ pub struct Up {
     /// What the services can be told besides; behind everything else, as it leaves out what is there already.
     #[command(flatten)]
     pub sections: Sections,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Look as this service alone does, with its section of the configuration file and what it needs of NATS; unless
+    /// said, as the one whose name --nats-user has.
+    #[arg(long = "as", value_name = "SERVICE")]
+    pub service: Option<Service>,
+    /// A Stepcast that runs, to be asked how it is.
+    #[arg(long, env = "STEPCAST_SERVER", value_name = "URL", value_parser = parse_server, hide_env_values = true)]
+    pub server: Option<Url>,
+    /// What a start would be told.
+    #[command(flatten)]
+    pub up: Up,
+}
+
+/// A service that can be looked at by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Service {
+    /// Accepts jobs.
+    Api,
+    /// Runs them.
+    Poller,
+    /// Tells of them.
+    Gateway,
+}
+
+impl Service {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Api, Self::Poller, Self::Gateway];
+
+    /// The service that logs in as this user of `deploy/nats/users.conf`.
+    pub fn of_user(user: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|service| service.name() == user)
+    }
+
+    /// Its name: that of its user on NATS, and of its section in a file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Poller => "poller",
+            Self::Gateway => "gateway",
+        }
+    }
 }
 
 /// What the environment says of the machine; no flags for people.

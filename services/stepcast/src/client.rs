@@ -99,6 +99,11 @@ impl Client {
         Ok(Self { http: http.build()?, base: base.clone() })
     }
 
+    /// What it asks with.
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
     /// The address of a path, with or without a slash at its front.
     pub fn url(&self, path: &str) -> Url {
         // A path that cannot be joined is the server's own fault, and then the base is what it gets asked for.

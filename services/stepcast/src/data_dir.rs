@@ -14,15 +14,76 @@ use url::Url;
 /// A data directory that this process holds until the value is dropped.
 #[derive(Debug)]
 pub struct DataDir {
-    path: PathBuf,
+    place: Place,
     lock: File,
 }
 
+/// A data directory, whoever holds it. Nothing is made there.
+#[derive(Clone, Debug)]
+pub struct Place {
+    path: PathBuf,
+}
+
 /// What the holder says of itself, for the next one who asks.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Holder {
-    pid: u32,
-    url: Option<String>,
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process; 0 while it starts.
+    pub pid: u32,
+    /// Where it can be reached, once it has started.
+    pub url: Option<String>,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.pid, &self.url) {
+            (0, _) => f.write_str("still starting"),
+            (pid, Some(url)) => write!(f, "process {pid}, at {url}"),
+            (pid, None) => write!(f, "process {pid}, still starting"),
+        }
+    }
+}
+
+impl Place {
+    /// The folder at this path, which need not exist.
+    pub fn at(path: &Path) -> anyhow::Result<Self> {
+        let path = std::path::absolute(path)
+            .with_context(|| format!("the data directory {} cannot be found", path.display()))?;
+        let path = fs::canonicalize(&path).unwrap_or(path);
+        if path.to_str().is_none() {
+            bail!("the data directory {} has a name that is not UTF-8", path.display());
+        }
+        Ok(Self { path })
+    }
+
+    /// Who holds it now. Whoever takes hold of it in the same instant may be refused.
+    pub fn holder(&self) -> Option<Holder> {
+        let mut lock = File::open(self.lock_file()).ok()?;
+        match lock.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Some(read_holder(&mut lock)),
+            Ok(()) | Err(TryLockError::Error(_)) => None,
+        }
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.path.join("stepcast.lock")
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the database is, unless said otherwise.
+    pub fn database_url(&self) -> String {
+        sqlite_url(&self.path.join("stepcast.db"))
+    }
+
+    /// Where the images are, unless said otherwise.
+    pub fn images_url(&self) -> anyhow::Result<Url> {
+        let folder = self.path.join("images");
+        Url::from_directory_path(&folder)
+            .map_err(|()| anyhow::anyhow!("{} cannot be written as a URL", folder.display()))
+    }
 }
 
 impl DataDir {
@@ -34,12 +95,8 @@ impl DataDir {
             .mode(0o700)
             .create(path)
             .with_context(|| format!("the data directory {} cannot be made", path.display()))?;
-        let path = fs::canonicalize(path)
-            .with_context(|| format!("the data directory {} cannot be opened", path.display()))?;
-        if path.to_str().is_none() {
-            bail!("the data directory {} has a name that is not UTF-8", path.display());
-        }
-        let file = path.join("stepcast.lock");
+        let place = Place::at(path)?;
+        let file = place.lock_file();
         let mut lock = OpenOptions::new()
             .read(true)
             .write(true)
@@ -50,15 +107,13 @@ impl DataDir {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let _ = lock.read_to_string(&mut text);
-                bail!("{}", held(&path, &text));
+                bail!("{}", held(place.path(), &read_holder(&mut lock)));
             }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("{} cannot be locked", file.display()));
             }
         }
-        let mut held = Self { path, lock };
+        let mut held = Self { place, lock };
         held.announce(None)?;
         Ok(held)
     }
@@ -74,29 +129,29 @@ impl DataDir {
         write(&mut self.lock).context("the lock file cannot be written")
     }
 
+    /// Where it is.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.place.path()
     }
 
     /// A folder in it, made if it is missing.
     pub fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let folder = self.path.join(name);
+        let folder = self.path().join(name);
         fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
         Ok(folder)
     }
+}
 
-    /// Where the database is, unless said otherwise.
-    pub fn database_url(&self) -> String {
-        sqlite_url(&self.path.join("stepcast.db"))
-    }
-
-    /// Where the images are, unless said otherwise.
-    pub fn images_url(&self) -> anyhow::Result<Url> {
-        let folder = self.path.join("images");
-        Url::from_directory_path(&folder)
-            .map_err(|()| anyhow::anyhow!("{} cannot be written as a URL", folder.display()))
-    }
+/// What is not written yet is no holder that anybody could name.
+fn read_holder(lock: &mut File) -> Holder {
+    let mut text = String::new();
+    let _ = lock.read_to_string(&mut text);
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
 /// The folder that is used when none is named.
@@ -122,12 +177,7 @@ fn sqlite_url(path: &Path) -> String {
     format!("sqlite://{path}")
 }
 
-fn held(path: &Path, text: &str) -> String {
-    let who = match serde_json::from_str(text) {
-        Ok(Holder { pid, url: Some(url) }) => format!("process {pid}, at {url}"),
-        Ok(Holder { pid, url: None }) => format!("process {pid}, still starting"),
-        Err(_) => "still starting".to_owned(),
-    };
+fn held(path: &Path, who: &Holder) -> String {
     format!(
         "another Stepcast ({who}) uses the data directory {}. Stop it first, or choose another with --data-dir",
         path.display()

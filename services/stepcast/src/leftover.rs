@@ -19,10 +19,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Stops the server that the pid file names, if it is ours and still runs.
 pub async fn stop(files: &Files) -> anyhow::Result<()> {
-    let Some(pid) = read_pid(&files.pid) else { return Ok(()) };
-    if !runs(pid, &files.config) {
-        return Ok(());
-    }
+    let Some(pid) = found(files) else { return Ok(()) };
     warn!(pid = pid.as_raw_nonzero().get(), "stopping a nats server that an earlier run left behind");
     for signal in [Signal::TERM, Signal::KILL] {
         // It may have ended in this instant; the check below tells.
@@ -36,6 +33,15 @@ pub async fn stop(files: &Files) -> anyhow::Result<()> {
         }
     }
     bail!("a nats-server of an earlier run (process {}) does not end", pid.as_raw_nonzero())
+}
+
+/// The process of the server that runs with our own configuration.
+pub fn running(files: &Files) -> Option<u32> {
+    found(files)?.as_raw_nonzero().get().try_into().ok()
+}
+
+fn found(files: &Files) -> Option<Pid> {
+    read_pid(&files.pid).filter(|pid| runs(*pid, &files.config))
 }
 
 fn read_pid(file: &Path) -> Option<Pid> {

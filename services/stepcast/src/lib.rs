@@ -10,6 +10,7 @@ pub mod client;
 mod commands;
 mod data_dir;
 mod demo;
+mod doctor;
 pub mod exit;
 mod follow;
 mod leftover;
@@ -41,6 +42,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
     let json = cli.json;
     match cli.command {
         Command::Up(args) => up::run(*args, json).await.map(|()| Exit::Done),
+        Command::Doctor(args) => doctor::run(&args, json).await,
         Command::Submit(args) => submit::run(*args, json).await,
         Command::Watch(args) => watch::run(args, json).await,
         Command::Jobs(args) => commands::jobs(&args, json).await,

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use stepcast_shared::nats::OLDEST;
 use tokio::process::Command;
 
-/// Oldest server that does what the design rests on.
-const OLDEST: (u32, u32) = (2, 14);
 const NAME: &str = "nats-server";
 const IN_VENV: &str = ".venv/bin/nats-server";
 

@@ -147,10 +147,10 @@ fn settings(
     child: Option<&NatsChild>,
     demo: Option<&Demo>,
 ) -> anyhow::Result<Settings> {
-    let database_url = args.database_url.clone().unwrap_or_else(|| data_dir.database_url().into());
+    let database_url = args.database_url.clone().unwrap_or_else(|| data_dir.place().database_url().into());
     let images_url = match &args.images_url {
         Some(url) => url.clone(),
-        None => data_dir.images_url()?,
+        None => data_dir.place().images_url()?,
     };
     let backends = demo.map_or_else(|| args.sdnext.clone(), |demo| demo.backends.clone());
     let weights_dir = data_dir.folder("weights")?;
@@ -195,7 +195,8 @@ impl Up {
     }
 }
 
-fn nats_program(args: &Up) -> anyhow::Result<PathBuf> {
+/// The `nats-server` to start.
+pub fn nats_program(args: &Up) -> anyhow::Result<PathBuf> {
     let here = std::env::current_dir().context("there is no current directory")?;
     let ourselves = std::env::current_exe().context("the path of this program cannot be read")?;
     let search_path = args.surroundings.search_path.as_deref();
@@ -218,7 +219,8 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-fn data_path(args: &Up) -> anyhow::Result<PathBuf> {
+/// Where everything is kept.
+pub fn data_path(args: &Up) -> anyhow::Result<PathBuf> {
     if let Some(path) = &args.data_dir {
         return Ok(path.clone());
     }

@@ -61,11 +61,20 @@ pub async fn connect(service: &str, config: &NatsConfig) -> anyhow::Result<Clien
     Ok(open(service, config).await?.client)
 }
 
-/// Connects, waiting up to 30 s for a server to appear. Answers come to inboxes under `_INBOX.<service>`.
+/// As [`open_within`], waiting up to 30 s.
+pub async fn open(service: &str, config: &NatsConfig) -> anyhow::Result<Connection> {
+    open_within(FIRST_CONNECTION, service, config).await
+}
+
+/// Connects, waiting so long for a server to appear. Answers come to inboxes under `_INBOX.<service>`.
 ///
 /// Errors say which address it was, and never with what password. An address that cannot be read, or a server that
 /// refuses the log-in, is an error at once.
-pub async fn open(service: &str, config: &NatsConfig) -> anyhow::Result<Connection> {
+pub async fn open_within(
+    patience: Duration,
+    service: &str,
+    config: &NatsConfig,
+) -> anyhow::Result<Connection> {
     let servers = Servers::of(config)?;
     if config.wants_tls() {
         // Read for each connection anew; what is wrong with the files is told now.
@@ -92,7 +101,7 @@ pub async fn open(service: &str, config: &NatsConfig) -> anyhow::Result<Connecti
             });
         secured(options, config)
     };
-    let deadline = Instant::now() + FIRST_CONNECTION;
+    let deadline = Instant::now() + patience;
     loop {
         let error = match options().connect(servers.addresses.as_slice()).await {
             Ok(client) => return Ok(Connection { client, gaps: Gaps(gaps) }),

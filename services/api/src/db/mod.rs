@@ -7,6 +7,7 @@ pub mod claims;
 pub mod counts;
 pub mod idempotency;
 pub mod inputs;
+pub mod inspect;
 pub mod jobs;
 pub mod modes;
 pub mod outbox;
