@@ -37,6 +37,8 @@ pub const LAST: &str = "last";
 pub const CANCEL: &str = "cancel";
 /// `stats`: [`StatsRequest`], answered by [`crate::messages::Stats`].
 pub const STATS: &str = "stats";
+/// `retry`: [`RetryRequest`], answered by [`RetryAnswer`].
+pub const RETRY: &str = "retry";
 
 /// What a backend says of itself when it asks for work.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -287,6 +289,36 @@ pub struct StatsRequest {
     /// How far back; an hour unless said.
     #[serde(default)]
     pub window: StatsWindow,
+}
+
+/// Jobs to submit again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RetryRequest {
+    /// Whose.
+    #[serde(default = "Owner::anonymous")]
+    pub owner: Owner,
+    /// Which; each time that one is named it becomes a new job.
+    pub job_ids: Vec<JobId>,
+}
+
+/// What became of each, in the order they were named.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RetryAnswer {
+    /// One per id.
+    pub jobs: Vec<RetryOutcome>,
+}
+
+/// What became of one retry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RetryOutcome {
+    /// The job that was named.
+    pub job_id: JobId,
+    /// Whether its request was accepted again.
+    pub success: bool,
+    /// One sentence for a person.
+    pub message: String,
+    /// The new job, if there is one.
+    pub job: Option<Accepted>,
 }
 
 /// Why a request had no result.

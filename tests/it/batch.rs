@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use stepcast_shared::ids::Owner;
+use stepcast_shared::rpc::{self, RetryAnswer, RetryRequest};
 use stepcast_tests::sim::Sim;
 use stepcast_tests::stack::Stack;
 use stepcast_tests::wait::until;
@@ -42,9 +44,82 @@ async fn a_batch_is_accepted_whole_listed_together_and_cancelled_together() {
     for job in batch.json["jobs"].as_array().unwrap() {
         assert_eq!(http.ended(job["job_id"].as_str().unwrap()).await["status"], "cancelled");
     }
-    let unknown =
-        http.post("/generation/batch/01890000-0000-7000-8000-000000000000/cancel", &json!(null)).await;
-    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    for what in ["cancel", "retry"] {
+        let path = format!("/generation/batch/01890000-0000-7000-8000-000000000000/{what}");
+        assert_eq!(http.post(&path, &json!(null)).await.status, StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test]
+async fn what_a_batch_did_not_bring_is_submitted_again() {
+    let sim = Sim::start(Duration::from_millis(20)).await.unwrap();
+    let stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    let small = |prompt: &str| json!({"prompt": prompt, "steps": 2, "width": 64, "height": 64});
+    let refused = |prompt: &str| json!({"prompt": prompt, "sampler_name": "unheard of"});
+    let jobs = json!({"jobs": [refused("one"), small("two"), refused("three")]});
+    let first = http.post("/generation/batch", &jobs).await.json;
+    for job in first["jobs"].as_array().unwrap() {
+        http.ended(job["job_id"].as_str().unwrap()).await;
+    }
+    let path = format!("/generation/batch/{}/retry", first["batch_id"].as_str().unwrap());
+    let headers = [("idempotency-key", "again-1")];
+    let send = async || http.send(Method::POST, &path, "".into(), &headers).await;
+    let again = send().await;
+    assert_eq!(again.status, StatusCode::ACCEPTED, "{}", again.json);
+    assert_eq!(send().await.json, again.json, "the key replays the answer");
+    assert_ne!(again.json["batch_id"], first["batch_id"]);
+    let mut prompts = Vec::new();
+    for job in again.json["jobs"].as_array().unwrap() {
+        let job = http.ended(job["job_id"].as_str().unwrap()).await;
+        assert_eq!((&job["status"], &job["batch_id"]), (&json!("failed"), &again.json["batch_id"]), "{job}");
+        prompts.push(job["params"]["prompt"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(prompts, ["one", "three"], "those that failed, in their order");
+
+    let done = http.post("/generation/batch", &json!({"jobs": [small("four")]})).await.json;
+    http.ended(done["jobs"][0]["job_id"].as_str().unwrap()).await;
+    let path = format!("/generation/batch/{}/retry", done["batch_id"].as_str().unwrap());
+    let nothing = http.post(&path, &json!(null)).await;
+    assert_eq!(
+        (nothing.status, &nothing.json["type"]),
+        (StatusCode::CONFLICT, &json!("/problems/nothing-to-retry")),
+        "{}",
+        nothing.json
+    );
+}
+
+#[tokio::test]
+async fn a_service_has_jobs_submitted_again_and_is_told_of_each() {
+    let sim = Sim::start(Duration::from_millis(20)).await.unwrap();
+    let stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    let small = |prompt: &str| json!({"prompt": prompt, "steps": 2, "width": 64, "height": 64});
+    let (one, two) = (http.submit(&small("one")).await, http.submit(&small("two")).await);
+    let unknown = "01890000-0000-7000-8000-000000000000";
+    let client = async_nats::connect(stack.nats.url()).await.unwrap();
+    let ask = async |ids: &[&str]| {
+        let job_ids = ids.iter().map(|id| id.parse().unwrap()).collect();
+        let request = RetryRequest { owner: Owner::anonymous(), job_ids };
+        rpc::call::<_, RetryAnswer>(&client, rpc::RETRY, &request, Duration::from_secs(30)).await
+    };
+    let answer = ask(&[&two, unknown, &one]).await.unwrap().jobs;
+    let told: Vec<(String, bool)> =
+        answer.iter().map(|outcome| (outcome.job_id.to_string(), outcome.success)).collect();
+    assert_eq!(told, [(two, true), (unknown.to_owned(), false), (one, true)]);
+    assert!(answer[1].job.is_none() && answer[1].message.contains(unknown), "{answer:?}");
+    for (outcome, prompt) in [(&answer[0], "two"), (&answer[2], "one")] {
+        let new = outcome.job.as_ref().unwrap().job_id;
+        assert_ne!(new, outcome.job_id);
+        let job = http.ended(&new.to_string()).await;
+        assert_eq!(
+            (&job["status"], &job["params"]["prompt"]),
+            (&json!("completed"), &json!(prompt)),
+            "{job}"
+        );
+    }
+    let Err(rpc::Error::Refused(problem)) = ask(&[]).await else { panic!("it names no job") };
+    assert_eq!(problem.status, 400, "{problem:?}");
 }
 
 #[tokio::test]

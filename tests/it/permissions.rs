@@ -77,6 +77,7 @@ fn writes() -> Vec<(String, &'static [&'static str])> {
         ("stepcast.v1.rpc.release", &["poller"]),
         ("stepcast.v1.rpc.submit", &["gateway"]),
         ("stepcast.v1.rpc.cancel", &["gateway"]),
+        ("stepcast.v1.rpc.retry", &["gateway"]),
         ("stepcast.v1.backend.gpu", &["poller"]),
         ("stepcast.v1.wake.default", &["api"]),
         ("stepcast.v1.control.some-job", &["api"]),

@@ -40,11 +40,30 @@ pub struct Batch {
 /// An error means that nothing was stored.
 pub async fn accept(state: &AppState, submission: Submission<'_>) -> Result<Batch, Error> {
     let Submission { owner, bodies, batch_id, idempotency_key } = submission;
-    let body_hash = idempotency_key.map(|_| hash(&bodies));
+    let key = idempotency_key.map(|key| Key { key, body_hash: hash(&bodies) });
     let mut drafts = Vec::with_capacity(bodies.len());
     for (pointer, body) in bodies {
         drafts.push(draft(state, owner, &pointer, body).await?);
     }
+    store(state, owner, drafts, batch_id, key).await
+}
+
+/// What a client calls its submit, so that it can repeat it.
+pub struct Key<'a> {
+    key: &'a str,
+    body_hash: String,
+}
+
+/// Stores checked jobs, and tries to publish their `queued` events for a moment.
+///
+/// An error means that nothing was stored.
+pub async fn store(
+    state: &AppState,
+    owner: &Owner,
+    drafts: Vec<Draft>,
+    batch_id: Option<BatchId>,
+    key: Option<Key<'_>>,
+) -> Result<Batch, Error> {
     let now = state.db.now().await?;
 
     let mut transaction = state.db.begin().await?;
@@ -58,7 +77,7 @@ pub async fn accept(state: &AppState, submission: Submission<'_>) -> Result<Batc
         accepted.push(draft.answer(position));
         events.push(draft.queued(owner, position));
     }
-    if let (Some(key), Some(body_hash)) = (idempotency_key, body_hash) {
+    if let Some(Key { key, body_hash }) = key {
         let batch = Batch { batch_id, jobs: accepted.clone() };
         let answer = serde_json::to_string(&batch).expect("an answer holds only what JSON can say");
         let first = FirstAnswer { body_hash, answer };
@@ -98,7 +117,7 @@ pub async fn accept(state: &AppState, submission: Submission<'_>) -> Result<Batc
 }
 
 /// A job that is checked and not yet stored.
-struct Draft {
+pub struct Draft {
     id: JobId,
     request: JobRequest,
     /// The request as sent, input images replaced.
@@ -106,7 +125,8 @@ struct Draft {
     params_text: String,
 }
 
-async fn draft(state: &AppState, owner: &Owner, pointer: &str, mut body: Value) -> Result<Draft, Error> {
+/// Checks one body, which stands at `pointer` of what was sent, and stores the images that lie in it.
+pub async fn draft(state: &AppState, owner: &Owner, pointer: &str, mut body: Value) -> Result<Draft, Error> {
     let mut request = request::parse(&body, pointer, &state.limits).map_err(Error::Invalid)?;
     store_inputs(state, owner, pointer, &mut request).await?;
     if let Value::Object(fields) = &mut body {

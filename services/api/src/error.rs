@@ -42,6 +42,9 @@ pub enum Error {
     /// The job is not in a state for this.
     #[error("the job is {0}")]
     WrongState(Status),
+    /// No job of the batch ended without its images.
+    #[error("no job of batch {0} has failed or was cancelled")]
+    NothingToRetry(BatchId),
     /// The key was used before, for something else.
     #[error("the idempotency key was used for another body")]
     KeyReused,
@@ -63,15 +66,9 @@ impl Error {
     /// What the client is told; our own detail stays in the log.
     pub fn problem(&self) -> Problem {
         match self {
-            Self::Invalid(errors) => Problem::new(422, "invalid-request", "The request cannot be accepted")
-                .detail(
-                    errors
-                        .iter()
-                        .map(|e| format!("{}: {}", e.pointer, e.detail))
-                        .collect::<Vec<_>>()
-                        .join("; "),
-                )
-                .errors(errors.clone()),
+            Self::Invalid(faults) => Problem::new(422, "invalid-request", "The request cannot be accepted")
+                .detail(all(faults))
+                .errors(faults.clone()),
             Self::NotJson(detail) => {
                 Problem::new(400, "not-json", "The body is not JSON").detail(detail.clone())
             }
@@ -102,6 +99,9 @@ impl Error {
                 Problem::new(409, "wrong-state", "The job is not in a state for this")
                     .detail(format!("The job is {status}."))
             }
+            Self::NothingToRetry(_) => {
+                Problem::new(409, "nothing-to-retry", "Nothing to retry").detail(sentence(self))
+            }
             Self::KeyReused => Problem::new(409, "idempotency-key-reused", "Idempotency key reused")
                 .detail("This Idempotency-Key came with another body before."),
             Self::QueueFull(waiting) => Problem::new(429, "queue-full", "Too many jobs are waiting")
@@ -115,6 +115,13 @@ impl Error {
                 .retry_after(RETRY_AFTER),
         }
     }
+}
+
+/// All faults of a body in one line.
+pub fn all(faults: &[FieldError]) -> String {
+    let faults: Vec<String> =
+        faults.iter().map(|fault| format!("{}: {}", fault.pointer, fault.detail)).collect();
+    faults.join("; ")
 }
 
 fn sentence(error: &Error) -> String {

@@ -17,14 +17,14 @@ use crate::state::AppState;
 
 /// One job of an owner, as new as its events. Where the stream does not answer, as new as the row.
 pub async fn job(state: &AppState, owner: &Owner, job_id: JobId) -> Result<JobRow, Error> {
-    let row = find(state, owner, job_id).await?;
+    let row = as_noted(state, owner, job_id).await?;
     if row.status().is_terminal() {
         return Ok(row);
     }
     match events::last_event(&state.jetstream, owner, job_id).await {
         Ok(Some(last)) if last.seq > known(&row) => {
             apply(state, &last).await?;
-            find(state, owner, job_id).await
+            as_noted(state, owner, job_id).await
         }
         Ok(_) => Ok(row),
         Err(error) => {
@@ -34,7 +34,8 @@ pub async fn job(state: &AppState, owner: &Owner, job_id: JobId) -> Result<JobRo
     }
 }
 
-async fn find(state: &AppState, owner: &Owner, job_id: JobId) -> Result<JobRow, Error> {
+/// One job of an owner, as its row says: what never changes of it is true, its state may be older than its events.
+pub async fn as_noted(state: &AppState, owner: &Owner, job_id: JobId) -> Result<JobRow, Error> {
     if let Some(row) = jobs::find(state.db.read(), owner, job_id).await? {
         return Ok(row);
     }

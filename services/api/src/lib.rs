@@ -20,6 +20,7 @@ mod progress;
 mod projector;
 mod request;
 mod retention;
+mod retry;
 mod routes;
 mod rpc;
 mod settle;

@@ -13,7 +13,8 @@ use stepcast_shared::messages::EventSeq;
 use stepcast_shared::problem::Problem;
 use stepcast_shared::rpc::{
     self, ActiveAnswer, ActiveRequest, CancelAnswer, CancelRequest, ClaimRequest, GetRequest, LastAnswer,
-    LastMessage, LastRequest, ReleaseRequest, RenewRequest, StatsRequest, SubmitAnswer, SubmitRequest,
+    LastMessage, LastRequest, ReleaseRequest, RenewRequest, RetryAnswer, RetryRequest, StatsRequest,
+    SubmitAnswer, SubmitRequest,
 };
 use stepcast_shared::shutdown::Supervisor;
 use tokio::sync::Semaphore;
@@ -26,15 +27,29 @@ use crate::db::jobs;
 use crate::dispatch;
 use crate::error::Error;
 use crate::fresh;
+use crate::retry;
 use crate::state::AppState;
 use crate::stats;
 use crate::view;
 
+/// What is answered.
+const ENDPOINTS: [&str; 10] = [
+    rpc::CLAIM,
+    rpc::RENEW,
+    rpc::RELEASE,
+    rpc::SUBMIT,
+    rpc::GET,
+    rpc::ACTIVE,
+    rpc::LAST,
+    rpc::CANCEL,
+    rpc::RETRY,
+    rpc::STATS,
+];
 /// Requests answered at the same time; more wait in their subscription.
 const CONCURRENCY: usize = 64;
 /// Most jobs of one `active` answer.
 const MAX_ACTIVE: u32 = 1_000;
-/// Most jobs of one `last`, `cancel` or `submit`.
+/// Most jobs of one `last`, `cancel`, `retry` or `submit`.
 const MAX_JOBS: usize = 1_000;
 /// Longest time to answer a claim: the poller waits a second more.
 const LONGEST_CLAIM: Duration = Duration::from_secs(2);
@@ -54,17 +69,7 @@ pub async fn serve(state: AppState, supervisor: Supervisor) -> anyhow::Result<()
         started.map_err(anyhow::Error::from_boxed).context("the micro service cannot be started")?;
     let group = service.group(stepcast_shared::subjects::RPC_PREFIX);
     let mut endpoints = futures_util::stream::SelectAll::new();
-    for name in [
-        rpc::CLAIM,
-        rpc::RENEW,
-        rpc::RELEASE,
-        rpc::SUBMIT,
-        rpc::GET,
-        rpc::ACTIVE,
-        rpc::LAST,
-        rpc::CANCEL,
-        rpc::STATS,
-    ] {
+    for name in ENDPOINTS {
         let endpoint = group.endpoint(name).await.map_err(anyhow::Error::from_boxed)?;
         endpoints.push(endpoint.map(move |request| (name, request)));
     }
@@ -112,6 +117,7 @@ async fn answer(state: &AppState, name: &'static str, request: &Request) {
                 async |q: StatsRequest| tell(stats::stats(state, q.window).await.map_err(Error::from));
             with(payload, count).await
         }
+        rpc::RETRY => with(payload, async |q: RetryRequest| tell(retry_all(state, &q).await)).await,
         _ => unreachable!("only these endpoints are served"),
     };
     let sent = match result {
@@ -200,6 +206,11 @@ fn last_message(job_id: JobId, row: jobs::JobRow) -> Option<LastMessage> {
 async fn cancel_all(state: &AppState, request: &CancelRequest) -> Result<CancelAnswer, Error> {
     check_count(request.job_ids.len())?;
     Ok(CancelAnswer { jobs: cancel::cancel_all(state, &request.owner, &request.job_ids).await? })
+}
+
+async fn retry_all(state: &AppState, request: &RetryRequest) -> Result<RetryAnswer, Error> {
+    check_count(request.job_ids.len())?;
+    Ok(RetryAnswer { jobs: retry::retry_all(state, &request.owner, &request.job_ids).await? })
 }
 
 fn check_count(jobs: usize) -> Result<(), Error> {

@@ -5,7 +5,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use stepcast_shared::ids::BatchId;
+use stepcast_shared::ids::{BatchId, Owner};
+use stepcast_shared::messages::Status;
 use stepcast_shared::problem::{FieldError, Problem};
 use stepcast_shared::rpc::{Accepted, CancelOutcome};
 
@@ -13,8 +14,9 @@ use super::extract::{BatchPath, Caller, JsonBody};
 use super::generate::idempotency_key;
 use crate::accept::{self, Submission};
 use crate::cancel;
-use crate::db::jobs::{self, Filter};
+use crate::db::jobs::{self, Filter, JobRow};
 use crate::error::Error;
+use crate::fresh;
 use crate::state::AppState;
 
 /// Most jobs of a batch.
@@ -67,10 +69,19 @@ pub(super) async fn submit(
     body: JsonBody,
 ) -> Result<(StatusCode, Json<BatchAnswer>), Error> {
     let bodies = expand(body.0).map_err(Error::Invalid)?;
+    accept_batch(&state, &caller, &headers, bodies).await
+}
+
+async fn accept_batch(
+    state: &AppState,
+    caller: &Caller,
+    headers: &HeaderMap,
+    bodies: Vec<(String, Value)>,
+) -> Result<(StatusCode, Json<BatchAnswer>), Error> {
     let batch_id = BatchId::mint();
-    let idempotency_key = idempotency_key(&headers)?;
+    let idempotency_key = idempotency_key(headers)?;
     let submission = Submission { owner: &caller.0, bodies, batch_id: Some(batch_id), idempotency_key };
-    let accepted = accept::accept(&state, submission).await?;
+    let accepted = accept::accept(state, submission).await?;
     Ok((
         StatusCode::ACCEPTED,
         Json(BatchAnswer { batch_id: accepted.batch_id.unwrap_or(batch_id), jobs: accepted.jobs }),
@@ -85,17 +96,46 @@ pub(super) async fn cancel(
     caller: Caller,
     path: BatchPath,
 ) -> Result<Json<BatchCancelAnswer>, Error> {
-    let limit = u32::try_from(MAX_JOBS).expect("a small number");
-    let filter = Filter { batch_id: Some(path.0), limit, ..Filter::default() };
-    let rows = jobs::list(state.db.read(), &caller.0, &filter).await?;
-    if rows.is_empty() {
-        return Err(Error::BatchNotFound(path.0));
-    }
-    let ids: Vec<_> = rows.iter().map(jobs::JobRow::job_id).collect();
+    let ids: Vec<_> = rows(&state, &caller.0, path.0).await?.iter().map(JobRow::job_id).collect();
     let jobs = cancel::cancel_all(&state, &caller.0, &ids).await?;
     let cancelled = jobs.iter().filter(|outcome| outcome.success).count();
     let message = format!("{cancelled} of {} jobs are being cancelled; the others had ended.", jobs.len());
     Ok(Json(BatchCancelAnswer { success: true, message, jobs }))
+}
+
+/// Submit the failed and cancelled jobs of a batch again
+///
+/// As a new batch, in the same order; all are accepted or none.
+#[utoipa::path(post, path = "/generation/batch/{id}/retry", tag = "jobs",
+    params(("id" = BatchId, Path), ("Idempotency-Key" = Option<String>, Header, description = "As for a single submit")),
+    responses((status = 202, body = BatchAnswer), (status = 404, body = Problem), (status = 409, body = Problem),
+        (status = 422, body = Problem), (status = 429, body = Problem)))]
+pub(super) async fn retry(
+    state: State<AppState>,
+    caller: Caller,
+    path: BatchPath,
+    headers: HeaderMap,
+) -> Result<(StatusCode, Json<BatchAnswer>), Error> {
+    let mut bodies = Vec::new();
+    for row in rows(&state, &caller.0, path.0).await?.into_iter().rev() {
+        // Whoever was told that a job has failed may be ahead of its row.
+        let row = fresh::job(&state, &caller.0, row.job_id()).await?;
+        if matches!(row.status(), Status::Failed | Status::Cancelled) {
+            let body = serde_json::from_str(&row.params).unwrap_or_default();
+            bodies.push((format!("/jobs/{}", bodies.len()), body));
+        }
+    }
+    if bodies.is_empty() {
+        return Err(Error::NothingToRetry(path.0));
+    }
+    accept_batch(&state, &caller, &headers, bodies).await
+}
+
+async fn rows(state: &AppState, owner: &Owner, batch_id: BatchId) -> Result<Vec<JobRow>, Error> {
+    let limit = u32::try_from(MAX_JOBS).expect("a small number");
+    let filter = Filter { batch_id: Some(batch_id), limit, ..Filter::default() };
+    let rows = jobs::list(state.db.read(), owner, &filter).await?;
+    if rows.is_empty() { Err(Error::BatchNotFound(batch_id)) } else { Ok(rows) }
 }
 
 /// The bodies of a batch, each with its place.

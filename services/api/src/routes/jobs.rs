@@ -16,11 +16,11 @@ use tracing::warn;
 
 use super::extract::{Caller, JobPath, JsonBody, Params, parse};
 use super::generate;
-use crate::accept::{self, Submission};
 use crate::cancel as cancelling;
 use crate::db::jobs::{self, Filter, JobRow};
 use crate::error::Error;
 use crate::fresh;
+use crate::retry;
 use crate::state::AppState;
 use crate::view::{self, Job};
 
@@ -160,12 +160,7 @@ pub(super) async fn cancel(
     responses((status = 202, body = Accepted), (status = 404, body = Problem), (status = 410, body = Problem), (status = 422, body = Problem),
         (status = 429, body = Problem)))]
 pub(super) async fn retry(state: State<AppState>, caller: Caller, path: JobPath) -> Result<Response, Error> {
-    let row = fresh::job(&state, &caller.0, path.0).await?;
-    let body = serde_json::from_str(&row.params).unwrap_or_default();
-    let bodies = vec![(String::new(), body)];
-    let submission = Submission { owner: &caller.0, bodies, batch_id: None, idempotency_key: None };
-    let mut accepted = accept::accept(&state, submission).await?;
-    Ok(generate::answer(&accepted.jobs.remove(0)))
+    Ok(generate::answer(&retry::retry(&state, &caller.0, path.0).await?))
 }
 
 /// Change the priority of a waiting job

@@ -40,6 +40,7 @@ pub fn router(state: AppState) -> Router {
         .routes(routes!(jobs::active))
         .routes(routes!(batch::submit))
         .routes(routes!(batch::cancel))
+        .routes(routes!(batch::retry))
         .routes(routes!(jobs::get, jobs::delete, jobs::patch))
         .routes(routes!(jobs::retry))
         .routes(routes!(jobs::progress))
