@@ -61,7 +61,7 @@ struct Job {
     /// How far the client has been told since it asked, and ever.
     told: Option<EventSeq>,
     ever_told: Option<EventSeq>,
-    /// Whether progress may have been dropped because nobody watched.
+    /// Whether progress may have been dropped, because nobody watched or the snapshot tells it.
     is_forgotten: bool,
 }
 
@@ -127,8 +127,10 @@ impl Course {
         let asked: Vec<usize> = if all { (0..JOBS).collect() } else { vec![job] };
         let jobs = if all { Jobs::All } else { Jobs::Ids(vec![self.jobs[job].id]) };
         self.outbox.hold(&jobs);
-        for job in &mut self.jobs {
+        for &job in &asked {
+            let job = &mut self.jobs[job];
             job.event_when_asked = job.event;
+            job.is_forgotten = true;
         }
         self.resets.push(asked.clone());
         self.answer("asked");

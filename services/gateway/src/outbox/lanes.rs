@@ -178,12 +178,12 @@ impl Lanes {
             Jobs::All => None,
             Jobs::Ids(ids) => Some(ids.iter().copied().collect()),
         };
-        // Who asks again is told again.
-        match jobs {
-            Jobs::All => self.told = HashMap::new(),
-            Jobs::Ids(ids) => self.told.retain(|id, _| !ids.contains(id)),
-        }
         let hold = Hold { ids, told: HashMap::new(), events: Vec::new(), progress: HashMap::new() };
+        // Who asks again is told again, from where a job stands: progress that waits would come in between.
+        self.told.retain(|id, _| !hold.covers(*id));
+        self.told.shrink_to(ROOM_KEPT);
+        self.progress.retain(|id, _| !hold.covers(*id));
+        self.waiting.retain(|id| !hold.covers(*id));
         self.hold = Some(Box::new(hold));
     }
 

@@ -83,6 +83,22 @@ fn a_snapshot_comes_before_what_was_live_meanwhile() {
 }
 
 #[test]
+fn progress_that_waits_does_not_come_between_a_question_and_its_snapshot() {
+    let (outbox, id, other) = (outbox(), JobId::mint(), JobId::mint());
+    for id in [id, other] {
+        outbox.live(&progress(id, "1.2"));
+    }
+    outbox.hold(&Jobs::Ids(vec![id]));
+    answer(&outbox, "confirmed");
+    // The client is written to at any time.
+    assert_eq!(taken(&outbox), ["confirmed", "Progress 1.2"]);
+    outbox.live(&progress(id, "1.3"));
+    outbox.snapshot(&event(id, "1.1"));
+    outbox.release();
+    assert_eq!(taken(&outbox), ["Event 1.1", "Progress 1.3"]);
+}
+
+#[test]
 fn a_message_that_is_handed_over_twice_is_sent_once() {
     let (outbox, id) = (outbox(), JobId::mint());
     for _ in 0..2 {

@@ -38,6 +38,8 @@ pub fn ours(bytes: &[u8], pieces: &[usize], longest: usize) -> Reading {
 /// The same by a library.
 pub fn by_library(bytes: &[u8], longest: usize) -> Reading {
     let config = WebSocketConfig::default().max_message_size(Some(longest)).max_frame_size(Some(longest));
+    // Its own 128 KiB would be all that takes time.
+    let config = config.read_buffer_size(4 * 1024);
     let mut socket = WebSocket::from_raw_socket(OneWay(bytes), Role::Server, Some(config));
     let mut received = Vec::new();
     loop {
