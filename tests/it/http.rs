@@ -150,6 +150,9 @@ async fn lists_go_newest_first_by_pages_and_filters() {
     assert_eq!(seen, ids);
     assert_eq!(ids_of(&http.get("/generation/jobs?label=odd").await.json).len(), 2);
     assert_eq!(ids_of(&http.get("/generation/jobs?status=pending").await.json).len(), 0);
+    assert_eq!(ids_of(&http.get("/generation/jobs?backend=gpu&label=odd").await.json).len(), 2);
+    assert_eq!(ids_of(&http.get("/generation/jobs?backend=elsewhere").await.json).len(), 0);
+    assert_eq!(ids_of(&http.get("/generation/jobs?model=not-asked-for").await.json).len(), 0);
     assert_eq!(http.get("/generation/jobs/active").await.json["jobs"], json!([]));
 }
 

@@ -157,6 +157,10 @@ pub struct Filter {
     pub status: Option<Status>,
     pub batch_id: Option<BatchId>,
     pub label: Option<String>,
+    /// Where their last attempt ran.
+    pub backend: Option<String>,
+    /// The checkpoint that they ask for.
+    pub model: Option<String>,
     /// Only jobs older than this one.
     pub before: Option<JobId>,
     /// At most so many.
@@ -169,6 +173,8 @@ pub async fn list(pool: &AnyPool, owner: &Owner, filter: &Filter) -> sqlx::Resul
         ("status =", filter.status.map(|status| status.to_string())),
         ("batch_id =", filter.batch_id.map(|batch| batch.to_string())),
         ("label =", filter.label.clone()),
+        ("backend =", filter.backend.clone()),
+        ("model =", filter.model.clone()),
         ("id <", filter.before.map(|id| id.to_string())),
     ];
     let mut conditions = vec!["owner = $1".to_owned()];

@@ -41,6 +41,10 @@ pub(super) struct ListParams {
     batch_id: Option<String>,
     /// The client's own mark.
     label: Option<String>,
+    /// The backend that their last attempt ran on.
+    backend: Option<String>,
+    /// The checkpoint that they ask for.
+    model: Option<String>,
     /// 1 to 500; 50 unless said.
     limit: Option<u32>,
     /// `next_cursor` of the page before.
@@ -95,7 +99,7 @@ pub(super) async fn list(
 }
 
 fn filter(params: ListParams) -> Result<Filter, Error> {
-    let ListParams { status, batch_id, label, limit, cursor } = params;
+    let ListParams { status, batch_id, label, backend, model, limit, cursor } = params;
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(Error::BadParameter(format!("`limit` is 1 to {MAX_LIMIT}.")));
@@ -104,10 +108,17 @@ fn filter(params: ListParams) -> Result<Filter, Error> {
     Ok(Filter {
         status: status.map(|word| parse(&word, words)).transpose()?,
         batch_id: batch_id.map(|id| parse(&id, "the id of a batch")).transpose()?,
-        label: label.filter(|label| !label.contains('\0')),
+        label: label.filter(|text| is_storable(text)),
+        backend: backend.filter(|text| is_storable(text)),
+        model: model.filter(|text| is_storable(text)),
         before: cursor.map(|id| parse(&id, "a cursor of an earlier page")).transpose()?,
         limit,
     })
+}
+
+/// Whether a text could stand in a row: PostgreSQL takes no zero.
+fn is_storable(text: &str) -> bool {
+    !text.contains('\0')
 }
 
 /// List waiting and running jobs
