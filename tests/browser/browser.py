@@ -56,6 +56,15 @@ def tiny_png(size=64):
     )
 
 
+class Failure(AssertionError):
+    """A check that did not hold, in words for the person who reads the output."""
+
+
+def require(condition, message):
+    if not condition:
+        raise Failure(message)
+
+
 def unique(words):
     return f"{words} {time.time_ns() % 10**9}"
 
@@ -63,9 +72,12 @@ def unique(words):
 class Page:
     """The page under test, by its stable `data-testid` names."""
 
-    def __init__(self, driver, url):
+    def __init__(self, driver, url, server, link):
         self.driver = driver
         self.url = url
+        self.server = server
+        self.link = link
+        self.complaints = []
 
     def find(self, name):
         return self.driver.find_element(By.CSS_SELECTOR, f'[data-testid="{name}"]')
@@ -111,9 +123,63 @@ class Page:
     def wait_connected(self):
         self.until("the connection is shown as connected", lambda: self.state() == "connected")
 
-    def open(self):
-        self.driver.get(self.url)
+    def open(self, address="/"):
+        self.driver.get(self.url + address.removeprefix(self.url))
         self.wait_connected()
+
+    def view(self, name):
+        self.find(f"nav-{name}").click()
+
+    def address(self):
+        return self.driver.current_url
+
+    def press(self, within, name):
+        within.find_element(By.CSS_SELECTOR, f'[data-testid="{name}"]').click()
+
+    def active_id(self):
+        return self.driver.switch_to.active_element.get_attribute("id")
+
+    def active_text(self):
+        return self.driver.switch_to.active_element.text
+
+    def backend(self, name):
+        return self.driver.find_element(By.CSS_SELECTOR, f'[data-testid="backend-card"][data-backend-id="{name}"]')
+
+    def backend_state(self, name):
+        return self.backend(name).find_element(By.CSS_SELECTOR, '[data-testid="backend-state"]').text
+
+    def queue(self):
+        """The ids in the queue view, in its order."""
+        return [row.get_attribute("data-job-id") for row in self.all("queue-row")]
+
+    def queue_part(self, job_id, name):
+        row = f'[data-testid="queue-row"][data-job-id="{job_id}"]'
+        return self.driver.find_element(By.CSS_SELECTOR, f'{row} [data-testid="{name}"]')
+
+    def choose_status(self, status):
+        radio = self.driver.find_element(By.CSS_SELECTOR, f'input[name="filter-status"][value="{status}"]')
+        radio.click()
+
+    def grant_clipboard(self):
+        for name in ("clipboard-read", "clipboard-write"):
+            setting = {"permission": {"name": name}, "setting": "granted", "origin": self.url}
+            self.driver.execute_cdp_cmd("Browser.setPermission", setting)
+
+    def clipboard(self):
+        return self.driver.execute_async_script(
+            "const done = arguments[0]; navigator.clipboard.readText().then(done, (error) => done(String(error)));"
+        )
+
+    def forgive_console(self):
+        """After a check that provokes refusals: the browser itself reports each. Ours are never forgiven."""
+        kinds = ("Failed to load resource", "WebSocket connection to")
+        self.complaints = [error for error in self.console() if not any(kind in error for kind in kinds)]
+
+    def console(self):
+        """What the browser has complained about, but for what was forgiven."""
+        log = self.driver.get_log("browser")
+        self.complaints += [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+        return self.complaints
 
     def new_job(self, prompt, submit):
         """Runs `submit`, returns the id of the card that it brought."""

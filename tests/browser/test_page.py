@@ -19,7 +19,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from browser import JOB, Page, start_browser, tiny_png, unique
+import lists
+import panels
+from browser import JOB, Failure, Page, require, start_browser, tiny_png, unique
+from server import Link, Server
 
 # Follows a card from inside the page, where no sample between two polls is missed.
 WATCH_PROGRESS = """
@@ -36,15 +39,6 @@ new MutationObserver(note).observe(document.body, {
 });
 note();
 """
-
-
-class Failure(AssertionError):
-    """A check that did not hold, in words for the person who reads the output."""
-
-
-def require(condition, message):
-    if not condition:
-        raise Failure(message)
 
 
 def connects(page):
@@ -117,6 +111,7 @@ def invalid_steps_are_explained_at_the_field(page):
     require(page.job_ids() == before, "a refused job got a card")
     page.set("steps", "8")
     require(not page.find("error-steps").is_displayed(), "the error stays once the field is changed")
+    page.forgive_console()
 
 
 def keyboard_submits(page):
@@ -155,6 +150,7 @@ def uploaded_image_starts_a_job(page):
 
 
 def log_filter_filters(page):
+    page.view("api")
     page.until("messages are logged", lambda: len(page.all("log-entry")) > 3)
     page.find("log-pause").click()
     kinds = {row.get_attribute("data-type") for row in page.all("log-entry")}
@@ -180,6 +176,7 @@ def log_filter_filters(page):
     page.find("log-pause").click()
     page.find("log-clear").click()
     page.until("the log is empty", lambda: len(page.all("log-entry")) == 0)
+    page.view("jobs")
 
 
 def disconnects_and_connects_again(page):
@@ -232,12 +229,15 @@ def every_control_has_a_name(page):
 
 
 def no_sideways_scroll(page):
-    for width in (360, 768, 1400):
-        page.set_size(width, 900)
+    for view in ("jobs", "new", "queue", "backends", "statistics", "api"):
+        page.open(f"/?view={view}")
         page.driver.execute_script("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-        actual = page.driver.execute_script("return document.documentElement.scrollWidth")
-        require(actual <= width, f"at {width} px the page is {actual} px wide")
+        for width in (360, 768, 1400):
+            page.set_size(width, 900, mobile=True)
+            actual = page.driver.execute_script("return document.documentElement.scrollWidth")
+            require(actual <= width, f"at {width} px the view {view} is {actual} px wide")
     page.set_size(1400, 1000)
+    page.open()
 
 
 def dark_scheme_is_dark(page):
@@ -259,6 +259,7 @@ def nothing_is_loaded_from_elsewhere(page):
 
 
 CHECKS = [
+    *panels.CHECKS_BEFORE,
     connects,
     submitted_job_completes_with_images,
     several_images_are_all_shown,
@@ -272,22 +273,13 @@ CHECKS = [
     reload_lists_recent_jobs,
     examples_name_this_origin,
     markup_in_a_prompt_stays_text,
+    *lists.CHECKS,
+    *panels.CHECKS,
     every_control_has_a_name,
     no_sideways_scroll,
     dark_scheme_is_dark,
     nothing_is_loaded_from_elsewhere,
 ]
-
-
-def console_errors(driver):
-    """What the browser complained about. A refused request is reported by the browser
-    itself and is expected where a check provokes it."""
-    refused = "the server responded with a status of 4"
-    return [
-        entry["message"]
-        for entry in driver.get_log("browser")
-        if entry["level"] == "SEVERE" and refused not in entry["message"]
-    ]
 
 
 def take_screenshots(page, directory):
@@ -311,7 +303,7 @@ def take_screenshots(page, directory):
         page.part(job_id, "cancel").click()
 
 
-def run(page, screenshot_dir):
+def run(page, screenshot_dir, only):
     passed, failed = 0, 0
 
     def check(name, action):
@@ -327,18 +319,21 @@ def run(page, screenshot_dir):
             if screenshot_dir:
                 screenshot_dir.mkdir(parents=True, exist_ok=True)
                 page.driver.save_screenshot(str(screenshot_dir / f"failed-{name}.png"))
+            page.server.settle()
         else:
             passed += 1
             print(f"ok   {name} ({time.monotonic() - started:.1f} s)", flush=True)
 
     page.set_size(1400, 1000)
     for action in CHECKS:
+        if only and action.__name__ not in only:
+            continue
         check(action.__name__, lambda action=action: action(page))
     if screenshot_dir:
         check("screenshots", lambda: take_screenshots(page, screenshot_dir))
 
     def console_is_clean():
-        errors = console_errors(page.driver)
+        errors = page.console()
         require(not errors, f"console errors: {errors}")
 
     check("console_is_clean", console_is_clean)
@@ -349,12 +344,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", required=True, help="origin of the running server")
     parser.add_argument("--screenshot-dir", type=pathlib.Path, help="where to put pictures of the page")
+    parser.add_argument("--only", nargs="*", help="names of checks to run, rather than all")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="stepcast-browser-", ignore_cleanup_errors=True) as profile:
         driver = start_browser(profile)
         try:
-            page = Page(driver, arguments.url.rstrip("/"))
-            passed, failed = run(page, arguments.screenshot_dir)
+            server = Server(arguments.url.rstrip("/"))
+            link = Link(server.url)
+            page = Page(driver, link.url, server, link)
+            passed, failed = run(page, arguments.screenshot_dir, arguments.only)
         finally:
             driver.quit()
     print(f"{passed} passed, {failed} failed")

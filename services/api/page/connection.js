@@ -23,7 +23,7 @@ class Connection {
   #quietBeats = 0;
   #returnAfter = null;
 
-  /** `on` is called with (state, detail) in `on.state` and each message in `on.message`. */
+  /** `on.state` is called with (state, words, when it is tried again), `on.message` with each message. */
   constructor(url, on) {
     this.#url = url;
     this.#on = on;
@@ -104,7 +104,7 @@ class Connection {
     const delay = returnAfter ?? this.#backoff(code);
     this.#failures += 1;
     this.#retryTimer = setTimeout(() => this.connect(), delay);
-    this.#on.state("reconnecting", "Reconnecting…");
+    this.#on.state("reconnecting", "Reconnecting…", performance.now() + delay);
   }
 
   // Half fixed, half random: clients that lost the same server do not return as one.

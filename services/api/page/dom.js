@@ -11,6 +11,58 @@ function element(tag, properties = {}, ...children) {
   return node;
 }
 
+const SVG = "http://www.w3.org/2000/svg";
+
+/** Makes an element of a drawing. */
+function drawing(tag, attributes = {}, ...children) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+/** A copy of a template, and its named parts. */
+function fromTemplate(id) {
+  const root = byId(id).content.firstElementChild.cloneNode(true);
+  const parts = {};
+  for (const node of root.querySelectorAll("[data-part]")) parts[node.dataset.part] = node;
+  return { root, parts };
+}
+
+/** Puts `nodes` into `parent` in this order, and moves only what stands elsewhere: the keyboard's place survives. */
+function arrange(parent, nodes) {
+  let at = parent.firstElementChild;
+  const wanted = new Set(nodes);
+  for (const node of nodes) {
+    while (at && !wanted.has(at)) {
+      const gone = at;
+      at = at.nextElementSibling;
+      gone.remove();
+    }
+    if (at === node) at = at.nextElementSibling;
+    else parent.insertBefore(node, at);
+  }
+  while (at) {
+    const gone = at;
+    at = at.nextElementSibling;
+    gone.remove();
+  }
+}
+
+/** A button with words, and what it does. */
+function button(text, className, act) {
+  const node = element("button", { type: "button", className: `button ${className}`.trim(), textContent: text });
+  node.addEventListener("click", () => act(node));
+  return node;
+}
+
+/** A small button that copies `text()`; `what` says to screen readers what that is. */
+function copyButton(what, text, words = "Copy") {
+  const node = button(words, "tiny", () => copyFrom(node, text()));
+  node.setAttribute("aria-label", `Copy ${what}`);
+  return node;
+}
+
 /** Writes only what changed, so that idle cards cost no layout and selections survive. */
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
@@ -29,6 +81,12 @@ function setAttribute(node, name, value) {
 function setOptional(node, text) {
   setText(node, text);
   setHidden(node, text === "");
+}
+
+/** Shows in `node` why something could not be read; empty for no trouble. */
+function showTrouble(node, text, problem = null) {
+  setOptional(node, problem ? `${text} ${problem.message}.`.replace(/\.\.$/, ".") : "");
+  setAttribute(node, "data-unreachable", problem?.status === 0);
 }
 
 /** Says something once to screen readers: outcomes only, never progress. */
@@ -58,12 +116,15 @@ async function copyText(text) {
 
 /** Copies, and lets the button say for a moment how that went. */
 async function copyFrom(button, text) {
-  const label = (button.dataset.label ??= button.textContent);
+  if (!button.restoreTimer) button.restoreText = button.textContent;
+  clearTimeout(button.restoreTimer);
   const copied = await copyText(text);
   button.textContent = copied ? "Copied" : "Not copied";
   if (copied) announce("Copied");
-  clearTimeout(button.restoreTimer);
-  button.restoreTimer = setTimeout(() => { button.textContent = label; }, 1500);
+  button.restoreTimer = setTimeout(() => {
+    button.restoreTimer = 0;
+    button.textContent = button.restoreText;
+  }, 1500);
 }
 
 /** An http(s) address as the page may link it, or null: the scheme is never trusted. */

@@ -145,7 +145,7 @@ class SubmitForm {
   #showError(control, text) {
     const slot = byId(`error-${control.name || control.id}`);
     if (!slot) return;
-    setOptional(slot, text);
+    setOptional(slot, capitalise(text));
     if (text === "") control.removeAttribute("aria-invalid");
     else control.setAttribute("aria-invalid", "true");
   }

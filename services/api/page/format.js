@@ -8,6 +8,18 @@ const STATUS_WORDS = {
   cancelled: "Cancelled",
 };
 
+// Why a job waits: a few words for a row, and what can be done about it.
+const WAIT_WORDS = {
+  ahead: ["Others are served first", "It gets its turn by priority and age."],
+  model_swap: ["Its checkpoint is not loaded", "Jobs for the loaded checkpoint go first for a while; then its own is loaded for it."],
+  no_capable_backend: ["No backend serves it", "No backend that was heard of lately serves its pool, or is the one it asks for. It waits until one does."],
+  paused: ["Backends are paused", "Each backend that could take it is paused or draining. It waits until one is resumed."],
+  backend_down: ["Backends are down", "Each backend that could take it cannot be reached, or is in quarantine. It waits until one is back."],
+  foreign_work: ["Backends work for others", "Each backend that could take it renders for somebody else. That is never interrupted."],
+};
+// These do not pass by waiting alone.
+const STUCK = new Set(["no_capable_backend", "paused", "backend_down"]);
+
 const TERMINAL = new Set(["completed", "failed", "cancelled"]);
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
@@ -38,8 +50,28 @@ function formatSpeed(stepsPerSecond) {
     : `${(1 / stepsPerSecond).toFixed(1)} s/step`;
 }
 
+/** A guess of seconds, no finer than it is good for. */
+function formatAbout(seconds) {
+  if (seconds < 3) return "any moment";
+  if (seconds < 60) return `about ${seconds < 15 ? Math.round(seconds) : Math.round(seconds / 5) * 5} s`;
+  if (seconds < 3600) return `about ${Math.round(seconds / 60)} min`;
+  return `about ${formatDuration(seconds)}`;
+}
+
+/** Bytes as a person says them. */
+function formatBytes(bytes) {
+  if (bytes < 1024) return `${bytes} B`;
+  return bytes < 1024 * 1024 ? `${Math.round(bytes / 1024)} KB` : `${(bytes / 1024 / 1024).toFixed(1)} MB`;
+}
+
+const formatPercent = (part) => `${(part * 100).toFixed(part > 0 && part < 0.1 ? 1 : 0)} %`;
+
+const plural = (count, one, many = `${one}s`) => `${count.toLocaleString("en-GB")} ${count === 1 ? one : many}`;
+
 const clockFormat = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const dateFormat = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+const secondFormat = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const momentFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const logFormat = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 });
 
 /** `ago` for the last minutes, then the time of day, then the date. */

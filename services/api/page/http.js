@@ -42,9 +42,16 @@ const jobPath = (id, rest = "") => `/generation/jobs/${encodeURIComponent(id)}${
 const server = {
   submit: (job) => request("POST", "/generation/queue-generation", { json: job }),
   upload: (file) => request("POST", "/generation/inputs", { body: file, contentType: file.type || "application/octet-stream" }),
-  jobs: (limit, cursor) => request("GET", `/generation/jobs?${new URLSearchParams(cursor ? { limit, cursor } : { limit })}`),
+  jobs: (query) => request("GET", `/generation/jobs?${new URLSearchParams(query)}`),
+  active: () => request("GET", "/generation/jobs/active"),
   job: (id) => request("GET", jobPath(id)),
   cancel: (id) => request("POST", jobPath(id, "/cancel")),
+  cancelBatch: (id) => request("POST", `/generation/batch/${encodeURIComponent(id)}/cancel`),
+  retry: (id) => request("POST", jobPath(id, "/retry")),
+  setPriority: (id, priority) => request("PATCH", jobPath(id), { json: { priority } }),
   remove: (id) => request("DELETE", jobPath(id)),
   backends: () => request("GET", "/generation/backends"),
+  statistics: (window) => request("GET", `/generation/stats?${new URLSearchParams({ window })}`),
+  // `pause`, `drain` or `resume`.
+  tellBackend: (id, what) => request("POST", `/generation/backends/${encodeURIComponent(id)}/${what}`),
 };

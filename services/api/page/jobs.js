@@ -1,170 +1,180 @@
-// The list of cards: keeps it in the order of the store, draws at most once a frame, and
-// asks the server for what the live messages do not tell.
+// The list of cards, newest first, through the filters: draws at most once a frame, and asks
+// the server for what the live messages do not tell.
 
 const LIST_LIMIT = 20;
-const MAX_LOOKUPS = 4;
+// Text is looked for in what was read, so more is read at once, and some pages of it.
+const SEARCH_LIMIT = 100;
+const SEARCH_PAGES = 5;
+const MAX_CARDS = 500;
 
 class JobList {
-  store = new JobStore((id) => this.#touch(id));
+  #store;
+  #actions;
   #cards = new Map();
   #dirty = new Set();
   #frame = 0;
-  #cursor = undefined; // Null once the last page has been read.
-  #lookups = new Set();
-  #reuse;
+  #cursor; // Undefined before the first page was read, null once the last was.
+  #reading = false;
+  #mine = new Set();
 
-  /** `reuse` takes the parameters of a job whose settings are wanted again. */
-  constructor(reuse) {
-    this.#reuse = reuse;
-    byId("older").addEventListener("click", () => this.#loadOlder());
+  /** `actions` has a method for each button of a card. */
+  constructor(store, actions) {
+    this.#store = store;
+    this.#actions = { ...actions, remove: (id, fail) => this.#remove(id, fail, actions.remove) };
+    store.watch((id) => {
+      this.#dirty.add(id);
+      this.#schedule();
+    });
+    byId("older").addEventListener("click", () => this.#older());
+    leadTo(byId("older-beyond"), () => ({ filters: { ...place.filters, before: this.#cursor ?? undefined } }));
+    place.watch((_, before) => {
+      if (!sameFilters(place.filters, before.filters)) this.#startOver();
+      this.#schedule();
+    });
     setInterval(() => this.#tick(), 1000);
   }
 
-  /** Takes a live message about a job. */
-  receive(message) {
-    if (!this.store.applyMessage(message)) return;
-    const job = this.store.jobs.get(message.data.job_id);
-    if (!job) return; // Older than every job that is kept.
-    if (message.type === "generation_complete") this.#announceEnd(job);
-    if (!job.params || (TERMINAL.has(job.status) && !job.known)) this.#lookUp(job.job_id);
+  /** Notes that a job was submitted here: its end is told to screen readers, others' are not. */
+  own(id) {
+    this.#mine.add(id);
   }
 
-  /** Reads the recent jobs, and those whose end may have been missed while away. */
-  async refresh() {
-    try {
-      const answer = await server.jobs(LIST_LIMIT);
-      const listed = new Set();
-      for (const job of answer?.jobs ?? []) {
-        listed.add(job.job_id);
-        this.store.applySnapshot(job);
-      }
-      if (this.#cursor === undefined) this.#cursor = answer?.next_cursor ?? null;
-      setOptional(byId("jobs-error"), "");
-      for (const job of this.store.unfinished()) if (!listed.has(job.job_id)) this.#lookUp(job.job_id);
-    } catch (problem) {
-      setOptional(byId("jobs-error"), `Recent jobs cannot be listed. ${problem.message}`);
-    }
-    this.#schedule();
-  }
-
-  async #loadOlder() {
-    const button = byId("older");
-    button.disabled = true;
-    try {
-      const answer = await server.jobs(LIST_LIMIT, this.#cursor);
-      for (const job of answer?.jobs ?? []) this.store.applySnapshot(job);
-      this.#cursor = answer?.next_cursor ?? null;
-    } catch (problem) {
-      setOptional(byId("jobs-error"), problem.message);
-    }
-    button.disabled = false;
-    this.#schedule();
-  }
-
-  // Fills in what a message alone does not carry. Few at a time: a burst of unknown jobs
-  // must not become a burst of requests; what is skipped is asked for by its next message.
-  async #lookUp(id) {
-    if (this.#lookups.size >= MAX_LOOKUPS || this.#lookups.has(id)) return;
-    this.#lookups.add(id);
-    try {
-      this.store.applySnapshot(await server.job(id));
-    } catch (problem) {
-      if (problem.status === 404 || problem.status === 410) this.store.remove(id);
-    } finally {
-      this.#lookups.delete(id);
-    }
-  }
-
-  async #cancel(id, card) {
-    card.showActionError("");
-    this.store.patch(id, { cancelling: true });
-    try {
-      await server.cancel(id);
-    } catch (problem) {
-      this.store.patch(id, { cancelling: false });
-      if (problem.status === 409) this.#lookUp(id);
-      else card.showActionError(`Not cancelled. ${problem.message}`);
-    }
-  }
-
-  async #remove(id, card) {
-    card.showActionError("");
-    try {
-      await server.remove(id);
-    } catch (problem) {
-      if (problem.status !== 404 && problem.status !== 410) {
-        card.showActionError(`Not deleted. ${problem.message}`);
-        return;
-      }
-    }
-    const next = card.root.nextElementSibling ?? card.root.previousElementSibling ?? byId("jobs-heading");
-    const held = card.root.contains(document.activeElement);
-    this.store.remove(id);
-    if (held) next.focus({ preventScroll: true });
-    announce("Job deleted");
-  }
-
-  #announceEnd(job) {
+  /** Says the end of a job. */
+  ended(job) {
+    if (!this.#mine.delete(job.job_id)) return;
     announce(`${STATUS_WORDS[job.status] ?? job.status}: ${String(job.params?.prompt ?? "job").slice(0, 80)}`);
   }
 
-  #touch(id) {
-    this.#dirty.add(id);
-    this.#schedule();
+  /** Reads the newest jobs again, as many as are shown. */
+  async refresh() {
+    const shown = Math.min(MAX_CARDS, Math.max(LIST_LIMIT, this.#cards.size));
+    await this.#read(shown, place.filters.before);
+  }
+
+  #startOver() {
+    this.#cursor = undefined;
+    this.#store.trim((job) => passes(job, place.filters));
+    this.refresh();
+  }
+
+  async #older() {
+    const held = byId("older");
+    await this.#read(LIST_LIMIT, this.#cursor);
+    // The button may have moved, or gone with the last page.
+    if (document.activeElement === document.body) (held.hidden ? byId("jobs-heading") : held).focus({ preventScroll: true });
+  }
+
+  async #read(limit, from) {
+    const { filters } = place;
+    this.#reading = true;
+    byId("older").disabled = true;
+    try {
+      let cursor = from;
+      let pages = 0;
+      let found = 0;
+      do {
+        const query = { limit: filters.text ? SEARCH_LIMIT : limit, ...listQuery(filters) };
+        const answer = await server.jobs(cursor ? { ...query, cursor } : query);
+        // Somebody has filtered for something else meanwhile.
+        if (!sameFilters(filters, place.filters)) return;
+        const jobs = Array.isArray(answer?.jobs) ? answer.jobs : [];
+        for (const job of jobs) {
+          this.#store.applySnapshot(job);
+          if (passes(this.#store.jobs.get(job.job_id) ?? job, filters)) found += 1;
+        }
+        cursor = this.#cursor = answer?.next_cursor ?? null;
+        pages += 1;
+        this.#schedule();
+      } while (filters.text && cursor && found < LIST_LIMIT && pages < SEARCH_PAGES);
+      showTrouble(byId("jobs-error"));
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      if (sameFilters(filters, place.filters)) showTrouble(byId("jobs-error"), "Jobs cannot be listed.", problem);
+    } finally {
+      if (sameFilters(filters, place.filters)) {
+        this.#reading = false;
+        byId("older").disabled = false;
+      }
+      this.#schedule();
+    }
+  }
+
+  // The keyboard's place goes on to the card beside the one that goes.
+  async #remove(id, fail, remove) {
+    const card = this.#cards.get(id)?.root;
+    const held = card?.contains(document.activeElement);
+    const next = card?.nextElementSibling ?? card?.previousElementSibling ?? byId("jobs-heading");
+    if (await remove(id, fail) && held) next.focus({ preventScroll: true });
   }
 
   #schedule() {
     this.#frame ||= requestAnimationFrame(() => this.#draw());
   }
 
+  // Between the newest and the last page read there is no gap, beyond it there are only jobs
+  // that happen to be known: of these, those that have not ended are shown.
+  #visible() {
+    const { filters } = place;
+    const end = this.#cursor;
+    const reached = (job) => !end || job.job_id >= end || !TERMINAL.has(job.status);
+    return this.#store.ordered().filter((job) => reached(job) && passes(job, filters));
+  }
+
   #draw() {
     this.#frame = 0;
-    for (const id of this.#dirty) {
-      const job = this.store.jobs.get(id);
-      if (job) this.#cardOf(job).render(job);
-      else this.#discard(id);
+    // Behind another view the cards wait, and are drawn when this one is opened.
+    if (byId("jobs").closest("[hidden]")) {
+      this.#summarise();
+      return;
+    }
+    const visible = this.#visible();
+    const shown = visible.slice(0, MAX_CARDS);
+    const ids = new Set(shown.map((job) => job.job_id));
+    for (const id of this.#cards.keys()) if (!ids.has(id)) this.#cards.delete(id);
+    for (const job of shown) {
+      const known = this.#cards.get(job.job_id);
+      if (!known) this.#cards.set(job.job_id, new Card(job.job_id, this.#actions));
+      if (!known || this.#dirty.has(job.job_id)) this.#cards.get(job.job_id).render(job);
     }
     this.#dirty.clear();
+    arrange(byId("jobs"), shown.map((job) => this.#cards.get(job.job_id).root));
+    this.#tell(shown.length, visible.length);
+  }
+
+  #tell(shown, found) {
     this.#summarise();
-  }
-
-  #cardOf(job) {
-    const known = this.#cards.get(job.job_id);
-    if (known) return known;
-    const card = new Card(job.job_id, {
-      cancel: (id, it) => this.#cancel(id, it),
-      remove: (id, it) => this.#remove(id, it),
-      reuse: (id) => this.#reuse(this.store.jobs.get(id)?.params ?? {}),
-    });
-    this.#cards.set(job.job_id, card);
-    // Newest first: almost always the new card goes on top, so look from there.
-    const list = byId("jobs");
-    let before = list.firstElementChild;
-    while (before && before.dataset.jobId > job.job_id) before = before.nextElementSibling;
-    list.insertBefore(card.root, before);
-    return card;
-  }
-
-  #discard(id) {
-    this.#cards.get(id)?.root.remove();
-    this.#cards.delete(id);
+    const first = this.#cursor === undefined;
+    const filtered = anyFilter(place.filters);
+    setHidden(byId("jobs-loading"), !(first && this.#reading && shown === 0));
+    setHidden(byId("jobs-empty"), shown > 0 || filtered || first);
+    setHidden(byId("jobs-none"), shown > 0 || !filtered || (first && this.#reading));
+    setText(byId("jobs-none-text"), this.#cursor ? `Nothing among the jobs back to ${this.#reach()} matches.` : "No job matches these filters.");
+    const full = found >= MAX_CARDS;
+    setHidden(byId("older"), !this.#cursor || full);
+    setText(byId("older"), place.filters.text ? `Search before ${this.#reach()}` : "Show older jobs");
+    setHidden(byId("older-beyond"), !this.#cursor || !full);
   }
 
   #summarise() {
-    const jobs = [...this.store.jobs.values()];
-    const count = (status) => jobs.filter((job) => job.status === status).length;
-    const words = [[count("running"), "running"], [count("pending"), "waiting"]].filter(([number]) => number > 0);
-    setText(byId("jobs-summary"), words.map(([number, word]) => `${number} ${word}`).join(", "));
-    setHidden(byId("jobs-empty"), jobs.length > 0);
-    setHidden(byId("older"), !this.#cursor || jobs.length >= MAX_JOBS);
-    document.title = words.length > 0 ? `(${words.map(([number, word]) => `${number} ${word}`).join(", ")}) Stepcast` : "Stepcast";
+    const counts = { running: 0, pending: 0 };
+    for (const { status } of this.#store.jobs.values()) if (status in counts) counts[status] += 1;
+    const words = [[counts.running, "running"], [counts.pending, "waiting"]].filter(([count]) => count > 0)
+      .map(([count, word]) => `${count.toLocaleString("en-GB")} ${word}`).join(", ");
+    setText(byId("jobs-summary"), words);
+    setOptional(byId("nav-queue-count"), counts.pending > 0 ? counts.pending.toLocaleString("en-GB") : "");
+    tellTitle(words);
+  }
+
+  #reach() {
+    return momentFormat.format(mintedAt(this.#cursor ?? "") ?? Date.now());
   }
 
   #tick() {
-    if (document.hidden) return;
+    if (document.hidden || byId("jobs").closest("[hidden]")) return;
     for (const [id, card] of this.#cards) {
-      const job = this.store.jobs.get(id);
-      if (job) card.tick(job);
+      const job = this.#store.jobs.get(id);
+      // What has ended changes by the minute alone.
+      if (job && (!TERMINAL.has(job.status) || serverClock.now() - job.createdAt < 3_600_000)) card.tick(job);
     }
   }
 }

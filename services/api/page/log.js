@@ -29,18 +29,27 @@ class MessageLog {
       if (this.#paused) this.#note();
       else this.#rebuild();
     });
+    // Out of sight nothing is drawn; who comes back sees all that is kept.
+    place.watch((_, before) => {
+      if (place.view === "api" && before.view !== "api" && !this.#paused) this.#rebuild();
+    });
     this.#note();
   }
 
   /** Adds a message; `direction` is `in` or `out`. */
   add(direction, message) {
     const jobId = message.data?.job_id;
+    const said = direction === "in" ? (message.data ?? {}) : message;
     const entry = {
       job: typeof jobId === "string" ? jobId : "",
       direction,
       type: message.type,
       at: Date.now(),
-      text: JSON.stringify(direction === "in" ? (message.data ?? {}) : message).slice(0, MAX_TEXT),
+      // Most entries go unseen, and are never written out.
+      get text() {
+        Object.defineProperty(this, "text", { value: JSON.stringify(said).slice(0, MAX_TEXT) });
+        return this.text;
+      },
     };
     this.#entries.push(entry);
     if (this.#entries.length > MAX_ENTRIES) this.#entries.shift();
@@ -65,6 +74,7 @@ class MessageLog {
 
   #flush() {
     this.#frame = 0;
+    if (place.view !== "api") return;
     if (!this.#paused) {
       const fresh = this.#fresh.filter((entry) => this.#matches(entry));
       this.#fresh = [];

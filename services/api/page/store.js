@@ -1,12 +1,13 @@
 // What is known about each job. Two sources tell it: live messages, ordered by (attempt, seq),
 // and answers over HTTP, which carry no sequence and may be older than what was just heard.
 
-const MAX_JOBS = 200;
+// More than the server lists as active at once, and as the page shows cards.
+const MAX_JOBS = 2_000;
 const MAX_REMOVED = 200;
 const SEQ_TERMINAL = 2147483647;
 
 // Fields that an answer may fill in at any time, since they do not change while a job runs.
-const STABLE_FIELDS = ["params", "label", "priority", "model", "batch_id"];
+const STABLE_FIELDS = ["params", "label", "priority", "model", "batch_id", "pool"];
 const LIVE_FIELDS = ["status", "progress", "stage", "current_step", "total_steps", "image", "images_total",
   "steps_per_second", "source", "stalled", "backend", "cancelling", "images", "outputs", "error",
   "error_message", "total_duration", "reason", "position"];
@@ -14,11 +15,11 @@ const LIVE_FIELDS = ["status", "progress", "stage", "current_step", "total_steps
 class JobStore {
   jobs = new Map();
   #removed = new Set();
-  #changed;
+  #watchers = [];
 
-  /** `changed(id)` is called whenever a job appeared, changed or went. */
-  constructor(changed) {
-    this.#changed = changed;
+  /** `told(id)` is called whenever a job appeared, changed or went. */
+  watch(told) {
+    this.#watchers.push(told);
   }
 
   /** Takes a live message; false if it is not about a job or is older than what is known. */
@@ -65,7 +66,16 @@ class JobStore {
       job.backend ??= snapshot.backend;
       job.cancelling ||= snapshot.cancelling;
     }
+    if (snapshot.status === "pending" && job.status === "pending") this.#noteWait(job, snapshot);
     this.#changed(job.job_id);
+  }
+
+  // Where it waits is told over HTTP alone, and is as old as the answer.
+  #noteWait(job, snapshot) {
+    job.position = snapshot.position ?? job.position;
+    if (snapshot.waiting_for === undefined) return;
+    job.waiting_for = snapshot.waiting_for;
+    job.startsAt = isNumber(snapshot.estimated_wait_seconds) ? performance.now() + snapshot.estimated_wait_seconds * 1000 : null;
   }
 
   /** Notes what this page itself just asked for, ahead of any answer. */
@@ -88,6 +98,11 @@ class JobStore {
     return [...this.jobs.values()].sort((a, b) => (a.job_id < b.job_id ? 1 : -1));
   }
 
+  /** Forgets ended jobs that are not wanted any more; they can be read again. */
+  trim(wanted) {
+    for (const job of [...this.jobs.values()]) if (TERMINAL.has(job.status) && !wanted(job)) this.#drop(job.job_id);
+  }
+
   unfinished() {
     return [...this.jobs.values()].filter((job) => !TERMINAL.has(job.status));
   }
@@ -108,20 +123,26 @@ class JobStore {
 
   #create(id) {
     const job = { job_id: id, status: "pending", attempt: 0, seq: -1, progress: 0, images: [], outputs: [],
-      createdAt: mintedAt(id) ?? serverClock.now(), startedAt: null, finishedAt: null, etaAt: null, known: false };
+      createdAt: mintedAt(id) ?? serverClock.now(), startedAt: null, finishedAt: null, etaAt: null,
+      waiting_for: null, startsAt: null, known: false };
     this.jobs.set(id, job);
     if (this.jobs.size > MAX_JOBS) this.#evict();
     return job;
   }
 
-  // Finished jobs go first, oldest first: they can be read again from the server.
+  // Finished jobs go first, oldest first: they can be read again from the server. A tenth at
+  // once, since each time costs a look at all of them.
   #evict() {
-    const oldestFirst = this.ordered().reverse();
-    const victim = oldestFirst.find((job) => TERMINAL.has(job.status)) ?? oldestFirst[0];
-    this.#drop(victim.job_id);
+    const rank = (job) => (TERMINAL.has(job.status) ? 0 : job.status === "pending" ? 1 : 2);
+    const victims = this.ordered().reverse().sort((a, b) => rank(a) - rank(b)).slice(0, MAX_JOBS / 10);
+    for (const job of victims) this.#drop(job.job_id);
   }
 
   #drop(id) {
     if (this.jobs.delete(id)) this.#changed(id);
+  }
+
+  #changed(id) {
+    for (const told of this.#watchers) told(id);
   }
 }

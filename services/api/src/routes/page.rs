@@ -11,21 +11,43 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
 const DOCUMENT: &str = include_str!("../../page/index.html");
-const STYLE: &str = include_str!("../../page/style.css");
-/// In the order that the document's head asks for.
+const STYLES: &[&str] = &[
+    include_str!("../../page/style.css"),
+    include_str!("../../page/jobs.css"),
+    include_str!("../../page/panels.css"),
+    include_str!("../../page/small.css"),
+];
+/// In an order in which each finds what it extends; `main.js` joins them.
 const SCRIPTS: &[&str] = &[
     include_str!("../../page/dom.js"),
     include_str!("../../page/format.js"),
     include_str!("../../page/http.js"),
+    include_str!("../../page/place.js"),
+    include_str!("../../page/poll.js"),
     include_str!("../../page/connection.js"),
+    include_str!("../../page/recovery.js"),
+    include_str!("../../page/topics.js"),
     include_str!("../../page/store.js"),
+    include_str!("../../page/lookups.js"),
+    include_str!("../../page/actions.js"),
+    include_str!("../../page/liveness.js"),
+    include_str!("../../page/dialogs.js"),
     include_str!("../../page/card.js"),
+    include_str!("../../page/filters.js"),
     include_str!("../../page/jobs.js"),
+    include_str!("../../page/queue.js"),
+    include_str!("../../page/fleet.js"),
+    include_str!("../../page/backends.js"),
+    include_str!("../../page/charts.js"),
+    include_str!("../../page/statistics.js"),
+    include_str!("../../page/timeline.js"),
+    include_str!("../../page/detail-parts.js"),
+    include_str!("../../page/detail.js"),
     include_str!("../../page/form.js"),
     include_str!("../../page/log.js"),
-    include_str!("../../page/backends.js"),
     include_str!("../../page/examples.js"),
     include_str!("../../page/theme.js"),
+    include_str!("../../page/views.js"),
     include_str!("../../page/main.js"),
 ];
 
@@ -35,15 +57,16 @@ struct Page {
 }
 
 static PAGE: LazyLock<Page> = LazyLock::new(|| {
-    let script = SCRIPTS.concat();
-    let html = DOCUMENT.replacen("/*{{style}}*/", STYLE, 1).replacen("/*{{script}}*/", &script, 1);
+    let (style, script) = (STYLES.concat(), SCRIPTS.concat());
+    let html = DOCUMENT.replacen("/*{{style}}*/", &style, 1).replacen("/*{{script}}*/", &script, 1);
     let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
-    // Only what stands in this document runs; pictures may also be chosen files and previews.
+    // Only what stands in this document runs, and no text can become markup; pictures may also be chosen files.
     let policy = format!(
         "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src 'self' data: blob:; \
-         base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+         base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+         trusted-types 'none'",
         hash(&script),
-        hash(STYLE)
+        hash(&style)
     );
     Page { html, policy }
 });
