@@ -47,8 +47,9 @@ impl Follower {
         Self { interest, connections, _following: following }
     }
 
-    /// What was told of each job on each connection, in order; connections that told nothing of it are left out, and so
-    /// is, for who asked for what it missed, what it knew already.
+    /// What was told of each job in one go, in order: on one connection, from one answer to a subscribe to the next that
+    /// names the job, since that goes back to where it stands. Where nothing was told of it, nothing stands here; for who
+    /// asked for what it missed, what it knew already is left out.
     pub fn by_job(&self) -> BTreeMap<String, Vec<Vec<Told>>> {
         let connections = self.connections.lock().expect("no code panics while it holds this lock");
         let mut jobs: BTreeMap<String, Vec<Vec<Told>>> = BTreeMap::new();
@@ -57,6 +58,11 @@ impl Follower {
             let mut here: BTreeMap<&str, Vec<Told>> = BTreeMap::new();
             for told in connection {
                 let data = &told.message["data"];
+                if told.message["type"] == "subscription_confirmed" {
+                    for (id, told) in again(&mut here, &data["job_ids"]) {
+                        jobs.entry(id.to_owned()).or_default().push(told);
+                    }
+                }
                 if let Some(id) = data["job_id"].as_str() {
                     let place = data["attempt"].as_u64().zip(data["seq"].as_u64()).unwrap_or_default();
                     let is_news = known.get(id).is_none_or(|known| *known < place);
@@ -91,6 +97,12 @@ impl Follower {
     pub fn connections(&self) -> usize {
         self.connections.lock().expect("no code panics while it holds this lock").len()
     }
+}
+
+/// Takes out what was told of jobs of which it is told anew; null names all.
+fn again<'a>(here: &mut BTreeMap<&'a str, Vec<Told>>, job_ids: &Value) -> BTreeMap<&'a str, Vec<Told>> {
+    let Some(ids) = job_ids.as_array() else { return std::mem::take(here) };
+    ids.iter().filter_map(|id| here.remove_entry(id.as_str()?)).collect()
 }
 
 async fn follow(

@@ -59,9 +59,7 @@ pub fn told(client: &str, job_id: &str, connections: &[Vec<Told>], recorded: &[R
         let mut progress = (0, 0.0);
         for told in told {
             let (data, seq) = (&told.message["data"], seq(&told.message["data"]));
-            // A recorded event may be told again, above all after an outage; progress may not.
-            let again = last == Some(seq) && told.message["type"] != "progress_update";
-            let in_order = again || last.is_none_or(|last| last < seq);
+            let in_order = last.is_none_or(|last| last < seq);
             assert!(in_order, "{seq} after {last:?}: {}", context());
             last = Some(seq);
             if told.message["type"] == "progress_update" {
