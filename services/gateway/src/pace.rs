@@ -5,7 +5,8 @@
 //! that, frames leave as they come. Beyond it they wait until the share is there again, and leave joined, provided
 //! that frames of one connection follow each other closely enough to meet; where they would not, waiting would only
 //! be late. The loop thereby waits longer the more connections a round has to write to, and not at all when it has
-//! little to do.
+//! little to do. Nor does it wait for the share once a round is full ([`crate::outbox::Round::is_full`]): then nothing
+//! is saved by it.
 
 use std::time::{Duration, Instant};
 

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Outbox, Outgoing};
-use crate::frame::JobFrame;
+use crate::frame::{Class, JobFrame};
 use crate::ws::Wire;
+
+/// Events per connection with which a write has nothing more to gain from further ones: it costs some microseconds, and
+/// a frame in it a small part of one.
+const ENOUGH: usize = 32;
 
 /// What a flush did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,12 +49,15 @@ pub struct Batch {
 #[derive(Debug, Default)]
 pub struct Round {
     outboxes: Vec<Arc<Outbox>>,
+    /// How many events were queued; progress is not counted, since what waits of it is replaced and does not grow.
+    events: usize,
     scratch: Vec<Outgoing>,
 }
 
 impl Round {
     /// Queues a live message for a connection.
     pub fn live(&mut self, outbox: &Arc<Outbox>, frame: &JobFrame) {
+        self.events += usize::from(frame.class == Class::Event);
         let mut inner = outbox.lock();
         inner.lanes.live(frame);
         if !std::mem::replace(&mut inner.dirty, true) {
@@ -72,9 +79,15 @@ impl Round {
         self.outboxes.is_empty()
     }
 
+    /// Whether writing now costs as little for each frame as it ever will.
+    pub fn is_full(&self) -> bool {
+        self.events >= ENOUGH * self.outboxes.len().max(1)
+    }
+
     /// Writes everything, as far as the sockets take it.
     pub fn flush(&mut self) -> Written {
         let now = Instant::now();
+        self.events = 0;
         let mut sum = Written::default();
         for outbox in self.outboxes.drain(..) {
             sum += outbox.flush_with(&mut self.scratch, now);

@@ -319,6 +319,27 @@ async fn frames_of_a_round_leave_in_one_write() {
     assert!(round.is_empty());
 }
 
+#[test]
+fn a_round_is_full_of_events_alone() {
+    let outboxes = [Arc::new(Outbox::of_reader(BOUNDS)), Arc::new(Outbox::of_reader(BOUNDS))];
+    let (mut round, id) = (Round::default(), JobId::mint());
+    assert!(!round.is_full());
+    for seq in 2..1_000 {
+        round.live(&outboxes[0], &progress(id, &format!("1.{seq}")));
+        assert!(!round.is_full(), "what replaces itself fills nothing");
+    }
+    let mut events = (2_u32..).map(|attempt| event(id, &format!("{attempt}.1")));
+    let full_after = events.by_ref().position(|event| {
+        round.live(&outboxes[0], &event);
+        round.is_full()
+    });
+    assert!(full_after.is_some_and(|after| (8..64).contains(&after)), "{full_after:?}");
+    round.live(&outboxes[1], &events.next().unwrap());
+    assert!(!round.is_full(), "for another connection it is not");
+    round.flush();
+    assert!(!round.is_full());
+}
+
 #[tokio::test]
 async fn a_round_that_is_cut_short_is_written_all_the_same() {
     let (ours, _theirs) = sockets().await;
