@@ -90,8 +90,10 @@ impl Lanes {
         }
         self.event_bytes += wire.frame().len();
         self.events.push_back(Outgoing { wire, place });
-        if self.events.len() > self.bounds.messages || self.event_bytes > self.bounds.bytes {
-            self.overflow();
+        if self.events.len() > self.bounds.messages {
+            self.overflow("messages");
+        } else if self.event_bytes > self.bounds.bytes {
+            self.overflow("bytes");
         }
     }
 
@@ -111,7 +113,7 @@ impl Lanes {
         };
         hold.keep(frame);
         if hold.events.len() > self.bounds.messages {
-            self.overflow();
+            self.overflow("snapshot");
         }
     }
 
@@ -310,8 +312,9 @@ impl Lanes {
         wake_at
     }
 
-    fn overflow(&mut self) {
-        metrics::counter!("stepcast_gateway_overflows_total").increment(1);
+    /// Gives up on a client for which too much waits: `of` what, `messages` or `bytes`, or messages for a `snapshot`.
+    fn overflow(&mut self, of: &'static str) {
+        metrics::counter!("stepcast_gateway_overflows_total", "of" => of).increment(1);
         self.close(close::TOO_SLOW);
         self.events = VecDeque::new();
         self.event_bytes = 0;
