@@ -25,6 +25,22 @@ async fn a_job_is_submitted_watched_and_cancelled_over_the_socket_alone() {
     assert_eq!(watcher.ended(&id).await["data"]["status"], "cancelled");
     check::messages(&id, &watcher.about(&id));
 
+    let unknown = "01a20613-13a1-7151-9bbe-50f27a70ee82";
+    watcher.send(&json!({"type": "retry", "job_ids": [id, unknown]})).await;
+    let retried = watcher.wait("retry_result", |message| message["type"] == "retry_result").await;
+    let [first, second] = &retried["data"]["jobs"].as_array().unwrap()[..] else { panic!("{retried}") };
+    assert_eq!((&first["job_id"], &first["success"]), (&json!(id), &json!(true)), "{retried}");
+    assert_eq!((&second["job_id"], &second["success"]), (&json!(unknown), &json!(false)), "{retried}");
+    let again = first["job"]["job_id"].as_str().unwrap().to_owned();
+    watcher
+        .wait("progress of the new job", |message| {
+            message["type"] == "progress_update" && message["data"]["job_id"] == again
+        })
+        .await;
+    watcher.send(&json!({"type": "cancel", "job_ids": [again]})).await;
+    assert_eq!(watcher.ended(&again).await["data"]["status"], "cancelled");
+    check::messages(&again, &watcher.about(&again));
+
     watcher.send(&json!({"type": "submit", "job": {"prompt": "", "steps": 0}})).await;
     let error = watcher.wait("an error", |message| message["type"] == "error").await;
     assert!(error["data"]["message"].as_str().is_some_and(|text| text.contains("prompt")), "{error}");

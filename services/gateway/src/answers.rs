@@ -6,7 +6,7 @@ use serde::Serialize;
 use stepcast_shared::ids::{ConnectionId, JobId};
 use stepcast_shared::messages::Envelope;
 use stepcast_shared::problem::{FieldError, Problem};
-use stepcast_shared::rpc::{self, Accepted, CancelOutcome};
+use stepcast_shared::rpc::{self, Accepted, CancelOutcome, RetryOutcome};
 
 use crate::protocol::{Code, Jobs, Rejection};
 use crate::ws::Wire;
@@ -40,6 +40,13 @@ pub enum Answer {
     Submitted {
         /// In the order they were sent.
         jobs: Vec<Accepted>,
+        /// The mark of the question.
+        request_id: Option<String>,
+    },
+    /// What became of each retry.
+    RetryResult {
+        /// In the order they were named.
+        jobs: Vec<RetryOutcome>,
         /// The mark of the question.
         request_id: Option<String>,
     },

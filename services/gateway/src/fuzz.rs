@@ -71,7 +71,7 @@ fn check(message: &ClientMessage) {
         ClientMessage::Submit(jobs) => {
             assert!(!jobs.is_empty() && jobs.iter().all(serde_json::Value::is_object));
         }
-        ClientMessage::Cancel(ids) => {
+        ClientMessage::Cancel(ids) | ClientMessage::Retry(ids) => {
             assert!(!ids.is_empty() && are_distinct(&Jobs::Ids(ids.clone())));
         }
     }

@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use stepcast_shared::ids::{JobId, Owner};
-use stepcast_shared::rpc::{self, CancelAnswer, CancelRequest, SubmitAnswer, SubmitRequest};
+use stepcast_shared::rpc::{
+    self, CancelAnswer, CancelRequest, RetryAnswer, RetryRequest, SubmitAnswer, SubmitRequest,
+};
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -62,6 +64,13 @@ pub enum Operation {
         /// The mark of the question.
         request_id: Option<String>,
     },
+    /// Have the requests of jobs submitted again.
+    Retry {
+        /// Which.
+        ids: Vec<JobId>,
+        /// The mark of the question.
+        request_id: Option<String>,
+    },
     /// Have jobs cancelled.
     Cancel {
         /// Which.
@@ -78,6 +87,8 @@ pub enum Outcome {
     Answered,
     /// Jobs were accepted.
     Submitted(SubmitAnswer, Option<String>),
+    /// Requests were submitted again.
+    Retried(RetryAnswer, Option<String>),
     /// Cancels were taken note of.
     Cancelled(CancelAnswer, Option<String>),
     /// Another service said no, or nothing.
@@ -121,6 +132,13 @@ impl Workbench {
                 let request = SubmitRequest { owner: self.owner.clone(), jobs };
                 match self.call(rpc::SUBMIT, &request).await {
                     Ok(answer) => Outcome::Submitted(answer, request_id),
+                    Err(error) => Outcome::Refused(error, request_id),
+                }
+            }
+            Operation::Retry { ids, request_id } => {
+                let request = RetryRequest { owner: self.owner.clone(), job_ids: ids };
+                match self.call(rpc::RETRY, &request).await {
+                    Ok(answer) => Outcome::Retried(answer, request_id),
                     Err(error) => Outcome::Refused(error, request_id),
                 }
             }

@@ -37,6 +37,8 @@ pub enum ClientMessage {
     Submit(Vec<Value>),
     /// End jobs.
     Cancel(Vec<JobId>),
+    /// Submit the requests of these jobs again.
+    Retry(Vec<JobId>),
 }
 
 /// A wish to watch.
@@ -152,25 +154,32 @@ fn message(mut fields: Map<String, Value>) -> Parsed<ClientMessage> {
     let kind = match fields.get("type") {
         Some(Value::String(kind)) => kind.clone(),
         Some(_) => return invalid("`type` must be a string"),
-        None => return invalid("`type` is missing: one of subscribe, unsubscribe, ping, submit, cancel"),
+        None => {
+            return invalid("`type` is missing: one of subscribe, unsubscribe, ping, submit, cancel, retry");
+        }
     };
     match kind.as_str() {
         "subscribe" => subscribe(&fields).map(ClientMessage::Subscribe),
         "unsubscribe" => jobs(&fields).map(ClientMessage::Unsubscribe),
         "ping" => Ok(ClientMessage::Ping),
         "submit" => submit(&mut fields).map(ClientMessage::Submit),
-        "cancel" => match jobs(&fields)? {
-            Jobs::Ids(ids) if !ids.is_empty() => Ok(ClientMessage::Cancel(ids)),
-            _ => invalid("`job_ids` must name the jobs to cancel"),
-        },
-        "retry" => invalid("`retry` is not available yet: submit the job again"),
+        "cancel" => named(&fields, "cancel").map(ClientMessage::Cancel),
+        "retry" => named(&fields, "retry").map(ClientMessage::Retry),
         other => Err((
             Code::UnknownType,
             format!(
-                "`{}` is not a type known here: one of subscribe, unsubscribe, ping, submit, cancel",
+                "`{}` is not a type known here: one of subscribe, unsubscribe, ping, submit, cancel, retry",
                 shortened(other)
             ),
         )),
+    }
+}
+
+/// The jobs of a message that does something to each of them.
+fn named(fields: &Map<String, Value>, what: &str) -> Parsed<Vec<JobId>> {
+    match jobs(fields)? {
+        Jobs::Ids(ids) if !ids.is_empty() => Ok(ids),
+        _ => invalid(format!("`job_ids` must name the jobs to {what}")),
     }
 }
 

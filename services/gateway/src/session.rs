@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use stepcast_shared::ids::{ConnectionId, JobId};
-use stepcast_shared::rpc::SubmitAnswer;
+use stepcast_shared::rpc::{RetryAnswer, SubmitAnswer};
 
 use crate::answers::{Answer, Refusal};
 use crate::close::{self, Close};
@@ -149,12 +149,13 @@ impl Session {
             ClientMessage::Ping => Vec::new(),
             ClientMessage::Subscribe(subscribe) => self.subscribe(subscribe, request_id),
             ClientMessage::Unsubscribe(jobs) => self.unsubscribe(jobs, request_id),
-            ClientMessage::Submit(jobs) => {
-                if !self.all && self.ids.len() + jobs.len() > self.max_subscriptions {
-                    return self.too_many(request_id);
-                }
+            ClientMessage::Submit(jobs) if self.has_room(jobs.len()) => {
                 self.start(Operation::Submit { jobs, request_id })
             }
+            ClientMessage::Retry(ids) if self.has_room(ids.len()) => {
+                self.start(Operation::Retry { ids, request_id })
+            }
+            ClientMessage::Submit(_) | ClientMessage::Retry(_) => self.too_many(request_id),
             ClientMessage::Cancel(ids) if ids.len() > self.max_subscriptions => {
                 let most = self.max_subscriptions;
                 refuse(Code::InvalidMessage, format!("at most {most} jobs in one `cancel`"), request_id)
@@ -206,18 +207,32 @@ impl Session {
                 vec![Action::Send(Refusal::of_call(error, request_id).into())]
             }
             Outcome::Submitted(SubmitAnswer { jobs }, request_id) => {
-                let ids: Vec<JobId> = jobs.iter().map(|job| job.job_id).collect();
-                let mut actions = vec![Action::Send(Answer::Submitted { jobs, request_id })];
-                if !self.all {
-                    self.ids.extend(&ids);
-                    actions.append(&mut self.start(Operation::Follow { ids }));
-                }
-                actions
+                let ids = jobs.iter().map(|job| job.job_id).collect();
+                self.follow(ids, Answer::Submitted { jobs, request_id })
+            }
+            Outcome::Retried(RetryAnswer { jobs }, request_id) => {
+                let ids = jobs.iter().filter_map(|retry| Some(retry.job.as_ref()?.job_id)).collect();
+                self.follow(ids, Answer::RetryResult { jobs, request_id })
             }
             Outcome::Cancelled(answer, request_id) => {
                 vec![Action::Send(Answer::CancelResult { jobs: answer.jobs, request_id })]
             }
         }
+    }
+
+    /// Answers that jobs were accepted, which are watched from now on.
+    fn follow(&mut self, ids: Vec<JobId>, answer: Answer) -> Vec<Action> {
+        let mut actions = vec![Action::Send(answer)];
+        if !self.all && !ids.is_empty() {
+            self.ids.extend(&ids);
+            actions.append(&mut self.start(Operation::Follow { ids }));
+        }
+        actions
+    }
+
+    /// Whether so many new jobs can be watched.
+    fn has_room(&self, jobs: usize) -> bool {
+        self.all || self.ids.len() + jobs <= self.max_subscriptions
     }
 
     fn start(&mut self, operation: Operation) -> Vec<Action> {

@@ -53,7 +53,8 @@ fn a_wrong_field_is_named() {
         (json!({"type": "subscribe", "include_previews": "yes"}), "`include_previews`"),
         (json!({"type": "subscribe", "preview_max_edge": -1}), "`preview_max_edge`"),
         (json!({"type": "subscribe", "topics": ["stats"]}), "not available yet"),
-        (json!({"type": "retry", "job_ids": []}), "not available yet"),
+        (json!({"type": "retry"}), "`job_ids` must name the jobs to retry"),
+        (json!({"type": "retry", "job_ids": []}), "`job_ids`"),
         (json!({"type": "cancel"}), "`job_ids`"),
         (json!({"type": "cancel", "job_ids": []}), "`job_ids`"),
         (json!({"type": "submit"}), "`job`"),
@@ -97,6 +98,7 @@ fn to_json(incoming: &Incoming) -> String {
         ClientMessage::Ping => json!({"type": "ping"}),
         ClientMessage::Submit(jobs) => json!({"type": "submit", "jobs": jobs}),
         ClientMessage::Cancel(ids) => json!({"type": "cancel", "job_ids": ids}),
+        ClientMessage::Retry(ids) => json!({"type": "retry", "job_ids": ids}),
     };
     value["request_id"] = json!(incoming.request_id);
     value.to_string()
@@ -125,6 +127,7 @@ fn any_incoming() -> impl Strategy<Value = Incoming> {
             ClientMessage::Submit(prompts.into_iter().map(|prompt| json!({"prompt": prompt})).collect())
         }),
         any_ids(1).prop_map(ClientMessage::Cancel),
+        any_ids(1).prop_map(ClientMessage::Retry),
     ];
     (proptest::option::of(".{0,64}"), message)
         .prop_map(|(request_id, message)| Incoming { request_id, message })

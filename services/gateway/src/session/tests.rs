@@ -2,7 +2,7 @@ use async_nats::RequestErrorKind;
 use clap::Parser as _;
 use serde_json::{Value, json};
 use stepcast_shared::messages::Status;
-use stepcast_shared::rpc::{self, Accepted, AcceptedUrls, CancelAnswer};
+use stepcast_shared::rpc::{self, Accepted, AcceptedUrls, CancelAnswer, RetryOutcome};
 
 use super::*;
 use crate::config::Config;
@@ -165,6 +165,28 @@ fn whoever_watches_all_need_not_follow_what_it_submits() {
         Outcome::Submitted(SubmitAnswer { jobs: vec![accepted(JobId::mint())] }, None)
     });
     assert_eq!(sent(actions)["type"], "submitted");
+}
+
+#[test]
+fn what_is_submitted_again_is_followed_and_what_is_not_is_said() {
+    let (mut talk, again) = (Talk::new(), JobId::mint());
+    let (known, unknown) = (JobId::mint(), JobId::mint());
+    let outcome = |job_id, job: Option<Accepted>| RetryOutcome {
+        job_id,
+        success: job.is_some(),
+        message: String::new(),
+        job,
+    };
+    let jobs = vec![outcome(known, Some(accepted(again))), outcome(unknown, None)];
+    let mut actions = talk.settle(&json!({"type": "retry", "job_ids": [known, unknown]}), |operation| {
+        assert_eq!(*operation, Operation::Retry { ids: vec![known, unknown], request_id: None });
+        Outcome::Retried(RetryAnswer { jobs }, None)
+    });
+    assert_eq!(started(vec![actions.pop().unwrap()]), Operation::Follow { ids: vec![again] });
+    let answer = sent(actions);
+    assert_eq!(answer["type"], "retry_result");
+    assert_eq!(answer["data"]["jobs"][0]["job"]["job_id"], json!(again));
+    assert_eq!(answer["data"]["jobs"][1]["success"], false);
 }
 
 #[test]
