@@ -130,6 +130,12 @@ def selected_jobs_and_batches_are_cancelled(page):
     page.find("batch-cancel").click()
     page.find("confirm-act").click()
     page.until("the batch is gone", lambda: page.queue() == [], JOB)
+    page.find("batch-retry").click()
+    page.until("what was cancelled is a batch again", lambda: len(page.queue()) == 2)
+    require(batch not in page.address(), "the address names the first batch")
+    page.find("batch-cancel").click()
+    page.find("confirm-act").click()
+    page.until("that batch is gone too", lambda: page.queue() == [], JOB)
     page.find("filters-clear").click()
 
     page.until("the others are left", lambda: page.queue() == others)

@@ -4,7 +4,10 @@ const BACKEND_KINDS = { sdnext: "SD.Next", a1111: "A1111", forge: "Forge" };
 const STRIP_MOST = 24;
 
 /** The job that a backend renders, as far as it is known; null if it renders none of ours. */
-const jobOf = (backend, store) => (typeof backend.job_id === "string" && !backend.gone ? (store.jobs.get(backend.job_id) ?? null) : null);
+function jobOf(backend, store) {
+  if (typeof backend.job_id !== "string" || backend.gone) return null;
+  return store.jobs.get(backend.job_id) ?? null;
+}
 
 /** One backend in the panel. */
 class BackendCard {
@@ -74,7 +77,7 @@ class BackendCard {
     setText(parts.prompt, job?.params?.prompt ? String(job.params.prompt) : `Job ${shortId(backend.job_id)}`);
     const running = job?.status === "running";
     setHidden(parts.meter, !running);
-    setOptional(parts.stage, running ? [stageText(job), stepText(job), etaText(job)].filter(Boolean).join(" · ") : "");
+    setOptional(parts.stage, running ? inLine([stageText(job), stepText(job), etaText(job)]) : "");
     if (running) setText(parts.percent, `${showProgress(parts.bar, job, stageText(job))} %`);
   }
 
@@ -180,7 +183,8 @@ class BackendPanel {
     setText(parts.state, running && word === "Rendering" ? `${Math.floor(job.progress * 100 + 1e-9)} %` : word);
     setHidden(parts.track, !running);
     if (running) parts.track.style.setProperty("--progress", job.progress.toFixed(4));
-    setAttribute(parts.link, "title", [word, running ? String(job.params?.prompt ?? "") : backend.model].filter(Boolean).join(": "));
+    const what = running ? String(job.params?.prompt ?? "") : backend.model;
+    setAttribute(parts.link, "title", [word, what].filter(Boolean).join(": "));
     return root;
   }
 
@@ -193,7 +197,10 @@ class BackendPanel {
     setAttribute(byId("nav-backends-mark"), "aria-label", `${plural(bad, "backend")} in trouble`);
     const none = this.#fleet.known && this.#fleet.trouble === null && backends.length === 0;
     const allBad = backends.length > 0 && bad === backends.length;
-    setOptional(byId("strip-note"), none ? "No backend is there yet: what you queue waits until one is." : allBad ? "No backend works now: what is queued waits until one is back." : "");
+    let note = "";
+    if (none) note = "No backend is there yet: what you queue waits until one is.";
+    else if (allBad) note = "No backend works now: what is queued waits until one is back.";
+    setOptional(byId("strip-note"), note);
     const models = [...new Set(backends.map((backend) => backend.model).filter((model) => typeof model === "string" && model))];
     filterBar.offer("backend", backends.map((backend) => backend.id));
     filterBar.offer("model", models);

@@ -33,8 +33,7 @@ const isStuck = (job) => job.status === "pending" && STUCK.has(job.waiting_for) 
 /** When a waiting job begins, as far as that is known. */
 function startText(job) {
   if (job.status !== "pending" || job.cancelling || !isNumber(job.startsAt)) return "";
-  const about = formatAbout((job.startsAt - performance.now()) / 1000);
-  return about === "any moment" ? "Starts any moment" : `Starts in ${about}`;
+  return capitalise(formatStart((job.startsAt - performance.now()) / 1000));
 }
 
 /** Which step of how many; empty where no step is under way. */
@@ -98,6 +97,8 @@ class Card {
     setText(parts.id, shortId(id));
     parts.id.title = `Copy the id ${id}`;
     leadTo(parts.prompt, { job: id });
+    parts.label.addEventListener("click", () => place.go({ filters: { ...place.filters, label: parts.label.textContent } }));
+    parts.batch.addEventListener("click", () => place.go({ filters: { ...place.filters, batch: parts.batch.dataset.batch } }));
     const fail = (text) => setOptional(parts.actionError, text);
     parts.cancel.addEventListener("click", () => actions.cancel(id, fail));
     parts.reuse.addEventListener("click", () => actions.reuse(id));
@@ -115,7 +116,11 @@ class Card {
     setAttribute(this.root, "data-status", job.status);
     setAttribute(this.root, "data-attempt", job.attempt);
     setText(parts.status, STATUS_WORDS[job.status] ?? job.status);
-    setOptional(parts.label, job.label ?? params.label ?? "");
+    const label = String(job.label ?? params.label ?? "");
+    setHidden(parts.label, label === "");
+    if (label) setText(parts.label, label);
+    setHidden(parts.batch, !job.batch_id);
+    if (job.batch_id) parts.batch.dataset.batch = job.batch_id;
     const priority = job.priority ?? params.priority ?? "normal";
     setOptional(parts.priority, priority === "normal" ? "" : `${capitalise(String(priority))} priority`);
     setText(parts.prompt, params.prompt ? String(params.prompt) : "(no prompt known)");

@@ -17,19 +17,22 @@ function heading(text, ...beside) {
 
 function failureNodes(job) {
   if (job.status !== "failed" && !(job.status === "cancelled" && job.error?.message)) return [];
-  const code = job.error?.code ? String(job.error.code) : "";
+  const failed = job.status === "failed";
   const message = String(job.error?.message ?? job.error_message ?? "No reason was given.");
-  const box = element("div", { className: job.status === "failed" ? "card-error" : "note-box" }, element("p", {}, ...(code ? [element("code", { textContent: code }), " "] : []), message));
-  if (job.status === "failed" && job.error?.retryable === false) {
-    box.append(element("p", { className: "hint", textContent: "The same request would fail again: change it before you retry." }));
+  const sentence = element("p", {}, message);
+  if (job.error?.code) sentence.prepend(words("code", "", String(job.error.code)), " ");
+  const frame = element("div", { className: failed ? "card-error" : "note-box" }, sentence);
+  if (failed && job.error?.retryable === false) {
+    frame.append(words("p", "hint", "The same request would fail again: change it before you retry."));
   }
-  if (job.error?.answer !== undefined) box.append(jsonDetails("What the server answered", job.error.answer));
-  return [box];
+  if (job.error?.answer !== undefined) frame.append(jsonDetails("What the server answered", job.error.answer));
+  return [frame];
 }
 
 function jsonDetails(title, value) {
   const text = JSON.stringify(value, null, 2);
-  return element("details", { className: "json" }, element("summary", { textContent: title }), element("pre", { textContent: text, tabIndex: 0 }));
+  const code = element("pre", { textContent: text, tabIndex: 0 });
+  return element("details", { className: "json" }, words("summary", "", title), code);
 }
 
 /** The attempts that failed: with their sentences where the job failed, else with what its timeline tells. */
@@ -54,7 +57,10 @@ const factsKey = (job) => [job.job_id, job.backend, job.attempt, job.pool, job.p
 function factNodes(job) {
   const params = job.params ?? {};
   const facts = [{ name: "Id", value: job.job_id, copy: job.job_id, mono: true }];
-  const add = (name, value, more = {}) => { if (value !== null && value !== undefined && value !== "") facts.push({ name, value: String(value), ...more }); };
+  const add = (name, value, more = {}) => {
+    if (value !== null && value !== undefined && value !== "") facts.push({ name, value: String(value), ...more });
+  };
+  const filtered = (filters) => ({ view: "jobs", job: null, filters });
   const moment = (time) => (isNumber(time) ? momentFormat.format(time) : null);
   const seeds = (job.outputs ?? []).map((output) => output?.seed).filter(isNumber);
   const seed = seeds.length > 0 ? seeds.join(", ") : isNumber(params.seed) && params.seed >= 0 ? String(params.seed) : "";
@@ -63,13 +69,15 @@ function factNodes(job) {
   if (isNumber(size.width) && isNumber(size.height)) add("Size", `${size.width} × ${size.height}`);
   const bytes = (job.outputs ?? []).reduce((sum, output) => sum + (isNumber(output?.bytes) ? output.bytes : 0), 0);
   if (bytes > 0) add("Bytes", formatBytes(bytes));
-  add("Backend", job.backend, { change: { view: "jobs", job: null, filters: { backend: job.backend } } });
+  add("Backend", job.backend, { change: filtered({ backend: job.backend }) });
   add("Attempt", job.attempt > 0 ? job.attempt : null);
   add("Priority", capitalise(String(job.priority ?? "normal")));
   add("Pool", job.pool);
-  add("Checkpoint", job.model, { change: { view: "jobs", job: null, filters: { model: job.model } } });
-  add("Label", job.label, { change: { view: "jobs", job: null, filters: { label: job.label } } });
-  if (job.batch_id) add("Batch", shortId(job.batch_id), { copy: job.batch_id, mono: true, change: { view: "jobs", job: null, filters: { batch: job.batch_id } } });
+  add("Checkpoint", job.model, { change: filtered({ model: job.model }) });
+  add("Label", job.label, { change: filtered({ label: job.label }) });
+  if (job.batch_id) {
+    add("Batch", shortId(job.batch_id), { copy: job.batch_id, mono: true, change: filtered({ batch: job.batch_id }) });
+  }
   add("Queued", moment(job.createdAt));
   add("Started", moment(job.startedAt));
   add("Ended", moment(job.finishedAt));
@@ -78,9 +86,9 @@ function factNodes(job) {
 }
 
 const SETTING_WORDS = {
-  negative_prompt: "Negative prompt", steps: "Steps", sampler_name: "Sampler", cfg_scale: "CFG scale", width: "Width", height: "Height",
-  seed: "Seed", batch_size: "Batch size", n_iter: "Images", denoising_strength: "Denoising", model: "Checkpoint", init_images: "Start image",
-  max_attempts: "Attempts at most", deadline_seconds: "Deadline in seconds", backend: "Asked for backend",
+  sampler_name: "Sampler", cfg_scale: "CFG scale", n_iter: "Images", denoising_strength: "Denoising", model: "Checkpoint",
+  init_images: "Start image", max_attempts: "Attempts at most", deadline_seconds: "Deadline in seconds",
+  backend: "Asked for backend",
 };
 
 /** What it was asked with, as sent. */
@@ -92,13 +100,13 @@ function settingNodes(params) {
       return;
     }
     const text = typeof value === "string" ? value : JSON.stringify(value);
-    facts.push({ name: prefix ? `${prefix}${name}` : (SETTING_WORDS[name] ?? capitalise(name.replaceAll("_", " "))), value: text });
+    const plain = SETTING_WORDS[name] ?? capitalise(name.replaceAll("_", " "));
+    facts.push({ name: prefix ? `${prefix}${name}` : plain, value: text });
   };
   for (const [name, value] of Object.entries(params)) if (name !== "prompt") put(name, value);
   const copy = copyButton("the request as JSON", () => JSON.stringify(params, null, 2), "Copy JSON");
-  const nodes = [heading("Settings", copy)];
-  nodes.push(facts.length > 0 ? factList(facts) : element("p", { className: "hint", textContent: "Nothing but the prompt was set." }));
-  return nodes;
+  const none = words("p", "hint", "Nothing but the prompt was set.");
+  return [heading("Settings", copy), facts.length > 0 ? factList(facts) : none];
 }
 
 /** SD.Next's own description of the images. */

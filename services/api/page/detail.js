@@ -51,11 +51,14 @@ class JobDetail {
       this.#actions.reuse(job.job_id, job.params);
     });
     on("remove", async () => {
-      const sure = await confirmFirst({ title: "Delete this job?", text: "Its images are deleted too. This cannot be taken back.", act: "Delete", keep: "Keep it" });
+      const sure = await confirmFirst({
+        title: "Delete this job?", text: "Its images are deleted too. This cannot be taken back.", act: "Delete", keep: "Keep it",
+      });
       if (sure && await this.#actions.remove(this.#id, fail)) this.#dialog.close();
     });
     on("link", () => copyFrom(byId("detail-link"), location.href));
-    byId("detail-priority").addEventListener("change", (event) => this.#actions.setPriority(this.#id, event.currentTarget.value, fail));
+    const priority = byId("detail-priority");
+    priority.addEventListener("change", () => this.#actions.setPriority(this.#id, priority.value, fail));
   }
 
   // Opens, changes and closes as the address says.
@@ -98,7 +101,8 @@ class JobDetail {
   #job() {
     const live = this.#store.jobs.get(this.#id);
     if (!live && !this.#answer) return null;
-    return { ...this.#answer, ...live, error: this.#answer?.error ?? live?.error, timeline: this.#answer?.timeline ?? live?.timeline };
+    const { error = live?.error, timeline = live?.timeline } = this.#answer ?? {};
+    return { ...this.#answer, ...live, error: error ?? live?.error, timeline };
   }
 
   #schedule() {
@@ -146,8 +150,9 @@ class JobDetail {
     const stage = stageText(job);
     setHidden(byId("detail-meter"), !running);
     if (running) setText(byId("detail-percent"), `${showProgress(byId("detail-bar"), job, stage)} %`);
-    const place = waits && isNumber(job.position) ? `No. ${job.position} in line` : "";
-    setOptional(byId("detail-stage"), [stage, place, stepText(job), running ? formatSpeed(job.steps_per_second) : "", etaText(job) || startText(job)].filter(Boolean).join(" · "));
+    const inQueue = waits && isNumber(job.position) ? `No. ${job.position} in line` : "";
+    const speed = running && liveness.live ? formatSpeed(job.steps_per_second) : "";
+    setOptional(byId("detail-stage"), inLine([stage, inQueue, stepText(job), speed, etaText(job) || startText(job)]));
     byId("detail-stage").classList.toggle("warn", isStuck(job) || (running && Boolean(job.stalled)));
     setOptional(byId("detail-hint"), waits && !job.cancelling ? (WAIT_WORDS[job.waiting_for]?.[1] ?? "") : "");
   }
@@ -175,7 +180,8 @@ class JobDetail {
       const save = element("a", { className: "button tiny", href: picture.url, download: picture.name, textContent: "Download" });
       save.setAttribute("aria-label", `Download image ${index + 1}`);
       const tools = element("div", { className: "image-tools" }, element("span", { textContent: picture.note }), save);
-      if (picture.seed !== null) tools.append(copyButton(`the seed of image ${index + 1}`, () => String(picture.seed), "Copy seed"));
+      const seed = String(picture.seed ?? "");
+      if (seed) tools.append(copyButton(`the seed of image ${index + 1}`, () => seed, "Copy seed"));
       item.append(tools);
       return item;
     });

@@ -88,8 +88,10 @@ class Lightbox {
     this.#tellZoom();
     this.#image.src = picture.url;
     this.#image.alt = picture.alt;
+    this.#image.width = picture.width;
+    this.#image.height = picture.height;
     const several = this.#pictures.length > 1;
-    setText(byId("lightbox-note"), [several ? `${this.#at + 1} of ${this.#pictures.length}` : "", picture.note].filter(Boolean).join(" · "));
+    setText(byId("lightbox-note"), inLine([several && `${this.#at + 1} of ${this.#pictures.length}`, picture.note]));
     for (const [id, off] of [["lightbox-previous", this.#at === 0], ["lightbox-next", this.#at === this.#pictures.length - 1]]) {
       setHidden(byId(id), !several);
       byId(id).disabled = off;
@@ -122,7 +124,7 @@ function picturesOf(job) {
       partial: output.partial === true,
       name: `${job.job_id}-${index}.${ending}`,
       alt: `Image ${index + 1} of ${listed.length}`,
-      note: [`${width} × ${height}`, seed === null ? "" : `seed ${seed}`].filter(Boolean).join(" · "),
+      note: inLine([`${width} × ${height}`, seed !== null && `seed ${seed}`]),
     });
   });
   return pictures;

@@ -49,6 +49,12 @@ function arrange(parent, nodes) {
   }
 }
 
+/** An element that holds a text alone. */
+const words = (tag, className, textContent) => element(tag, { className, textContent });
+
+/** What there is of `parts`, in one line. */
+const inLine = (parts) => parts.filter(Boolean).join(" · ");
+
 /** A button with words, and what it does. */
 function button(text, className, act) {
   const node = element("button", { type: "button", className: `button ${className}`.trim(), textContent: text });

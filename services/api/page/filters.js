@@ -2,7 +2,9 @@
 // and model; text is looked for here, in what has been read.
 
 const TYPED_FILTERS = ["text", "label", "backend", "model", "batch"];
-const FILTER_WORDS = { text: "Text", label: "Label", backend: "Backend", model: "Checkpoint", batch: "Batch", before: "Older than" };
+const FILTER_WORDS = { label: "Label", backend: "Backend", model: "Checkpoint", batch: "Batch", before: "Older than" };
+// What the server filters by, and its names for it.
+const PARAMETERS = { status: "status", label: "label", batch: "batch_id", backend: "backend", model: "model" };
 const TYPING_PAUSE = 300;
 
 /** Whether a job passes. */
@@ -29,10 +31,14 @@ function containsText(job, wanted) {
 /** What the server is asked for. */
 function listQuery(filters) {
   const query = {};
-  for (const [name, parameter] of [["status", "status"], ["label", "label"], ["batch", "batch_id"], ["backend", "backend"], ["model", "model"]]) {
-    if (filters[name]) query[parameter] = filters[name];
-  }
+  for (const [name, parameter] of Object.entries(PARAMETERS)) if (filters[name]) query[parameter] = filters[name];
   return query;
+}
+
+/** What is filtered for, as a person reads it. */
+function filterText(name, value) {
+  if (name === "batch") return shortId(value);
+  return name === "before" ? momentFormat.format(mintedAt(value) ?? 0) : value;
 }
 
 const anyFilter = (filters) => FILTERS.some((name) => filters[name]);
@@ -100,7 +106,9 @@ class FilterBar {
 
   #show() {
     const { filters } = place;
-    for (const radio of document.querySelectorAll('input[name="filter-status"]')) radio.checked = radio.value === (filters.status ?? "");
+    for (const radio of document.querySelectorAll('input[name="filter-status"]')) {
+      radio.checked = radio.value === (filters.status ?? "");
+    }
     for (const name of TYPED_FILTERS) {
       const field = byId(`filter-${name}`);
       if (field.value.trim() !== (filters[name] ?? "")) field.value = filters[name] ?? "";
@@ -115,10 +123,9 @@ class FilterBar {
 
   // What is filtered for must be seen although its field is folded away.
   #showChips(filters) {
-    const names = ["label", "backend", "model", "batch", "before"].filter((name) => filters[name]);
+    const names = Object.keys(FILTER_WORDS).filter((name) => filters[name]);
     byId("filter-chips").replaceChildren(...names.map((name) => {
-      const value = name === "batch" ? shortId(filters[name]) : name === "before" ? momentFormat.format(mintedAt(filters.before) ?? 0) : filters[name];
-      const chip = button(`${FILTER_WORDS[name]}: ${value}`, "chip-button", () => {
+      const chip = button(`${FILTER_WORDS[name]}: ${filterText(name, filters[name])}`, "chip-button", () => {
         place.go({ filters: { ...filters, [name]: undefined } });
         byId("filter-text").focus();
       });

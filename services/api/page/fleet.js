@@ -117,16 +117,21 @@ function backendState(backend) {
 function backendSentence(backend) {
   const message = typeof backend.message === "string" && backend.message ? capitalise(backend.message) : "";
   const said = message && !/[.!?]$/.test(message) ? `${message}.` : message;
-  if (backend.gone) return `Nothing was heard of it since ${secondFormat.format(backend.heardAt)}. Its poller has stopped, or cannot reach NATS; what it rendered is given to others.`;
+  if (backend.gone) {
+    return `Nothing was heard of it since ${secondFormat.format(backend.heardAt)}. `
+      + "Its poller has stopped, or cannot reach NATS; what it rendered is given to others.";
+  }
   switch (backend.state) {
     case "down": return `${said || "It cannot be reached."} It is tried again all the time, and takes part again by itself.`;
-    case "quarantined": return `${said || "It kept failing."} It gets no jobs; a small render tries it now and then, and it returns by itself once that works.`;
-    case "foreign": return `Its server shows work that is not ours${backend.foreign ? `: ${backend.foreign}` : ""}. Jobs wait until that is over; it is never interrupted. ${said}`.trim();
+    case "quarantined": return `${said || "It kept failing."} It gets no jobs; `
+      + "a small render tries it now and then, and it returns by itself once that works.";
+    case "foreign": return `Its server shows work that is not ours${backend.foreign ? `: ${backend.foreign}` : ""}. `
+      + `Jobs wait until that is over; it is never interrupted. ${said}`.trim();
     case "starting": return said || "It takes no jobs yet.";
     default: break;
   }
   if (backend.drained || backend.state === "drained") return "It holds no job and is given none: its server can be shut down.";
   if (backend.draining) return "It finishes what it renders and is given nothing more.";
-  if (backend.paused) return backend.state === "busy" ? "It finishes what it renders, then rests." : "It is given no jobs until it is resumed.";
-  return said;
+  if (!backend.paused) return said;
+  return backend.state === "busy" ? "It finishes what it renders, then rests." : "It is given no jobs until it is resumed.";
 }

@@ -10,12 +10,18 @@ const STATUS_WORDS = {
 
 // Why a job waits: a few words for a row, and what can be done about it.
 const WAIT_WORDS = {
-  ahead: ["Others are served first", "It gets its turn by priority and age."],
-  model_swap: ["Its checkpoint is not loaded", "Jobs for the loaded checkpoint go first for a while; then its own is loaded for it."],
-  no_capable_backend: ["No backend serves it", "No backend that was heard of lately serves its pool, or is the one it asks for. It waits until one does."],
-  paused: ["Backends are paused", "Each backend that could take it is paused or draining. It waits until one is resumed."],
-  backend_down: ["Backends are down", "Each backend that could take it cannot be reached, or is in quarantine. It waits until one is back."],
-  foreign_work: ["Backends work for others", "Each backend that could take it renders for somebody else. That is never interrupted."],
+  ahead: ["Others are served first",
+    "It gets its turn by priority and age."],
+  model_swap: ["Its checkpoint is not loaded",
+    "Jobs for the loaded checkpoint go first for a while; then its own is loaded for it."],
+  no_capable_backend: ["No backend serves it",
+    "No backend that was heard of lately serves its pool, or is the one it asks for. It waits until one does."],
+  paused: ["Backends are paused",
+    "Each backend that could take it is paused or draining. It waits until one is resumed."],
+  backend_down: ["Backends are down",
+    "Each backend that could take it cannot be reached, or is in quarantine. It waits until one is back."],
+  foreign_work: ["Backends work for others",
+    "Each backend that could take it renders for somebody else. That is never interrupted."],
 };
 // These do not pass by waiting alone.
 const STUCK = new Set(["no_capable_backend", "paused", "backend_down"]);
@@ -56,6 +62,11 @@ function formatAbout(seconds) {
   if (seconds < 60) return `about ${seconds < 15 ? Math.round(seconds) : Math.round(seconds / 5) * 5} s`;
   if (seconds < 3600) return `about ${Math.round(seconds / 60)} min`;
   return `about ${formatDuration(seconds)}`;
+}
+
+/** When something begins. */
+function formatStart(seconds) {
+  return seconds < 3 ? "starts any moment" : `starts in ${formatAbout(seconds)}`;
 }
 
 /** Bytes as a person says them. */

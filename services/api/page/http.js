@@ -47,6 +47,7 @@ const server = {
   job: (id) => request("GET", jobPath(id)),
   cancel: (id) => request("POST", jobPath(id, "/cancel")),
   cancelBatch: (id) => request("POST", `/generation/batch/${encodeURIComponent(id)}/cancel`),
+  retryBatch: (id) => request("POST", `/generation/batch/${encodeURIComponent(id)}/retry`),
   retry: (id) => request("POST", jobPath(id, "/retry")),
   setPriority: (id, priority) => request("PATCH", jobPath(id), { json: { priority } }),
   remove: (id) => request("DELETE", jobPath(id)),

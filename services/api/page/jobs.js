@@ -148,7 +148,8 @@ class JobList {
     setHidden(byId("jobs-loading"), !(first && this.#reading && shown === 0));
     setHidden(byId("jobs-empty"), shown > 0 || filtered || first);
     setHidden(byId("jobs-none"), shown > 0 || !filtered || (first && this.#reading));
-    setText(byId("jobs-none-text"), this.#cursor ? `Nothing among the jobs back to ${this.#reach()} matches.` : "No job matches these filters.");
+    const looked = this.#cursor ? `Nothing among the jobs back to ${this.#reach()} matches.` : "No job matches these filters.";
+    setText(byId("jobs-none-text"), looked);
     const full = found >= MAX_CARDS;
     setHidden(byId("older"), !this.#cursor || full);
     setText(byId("older"), place.filters.text ? `Search before ${this.#reach()}` : "Show older jobs");

@@ -45,7 +45,7 @@ class Liveness {
     if (this.live) return "";
     const since = this.#liveUntil === null ? "" : ` since ${secondFormat.format(this.#liveUntil)}`;
     if (this.#state === "disconnected") return `Not live${since}: you disconnected. What is shown may be out of date.`;
-    if (this.#state === "refused") return `Not live${since}: the server refuses the connection. Reload the page once that is settled.`;
+    if (this.#state === "refused") return `Not live${since}: the server refuses the connection. What is shown may be out of date.`;
     // The first moments of a page are no failure.
     if (!this.#everLive) return this.#failedOnce ? "The server cannot be reached, so nothing here is live." : "";
     return `Not live${since}: the connection was lost. What is shown may be out of date.`;

@@ -43,7 +43,8 @@ const queueView = new QueueView(store, cardActions);
 const fleet = new Fleet();
 const backendPanel = new BackendPanel(fleet, store);
 const statistics = new Statistics(store, backendPanel, fleet);
-const jobDetail = new JobDetail(store, cardActions);
+new BatchBar(refreshAll);
+new JobDetail(store, cardActions);
 
 function showConnection(state, text, retryAt) {
   const label = byId("connection-state");

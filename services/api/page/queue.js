@@ -16,6 +16,7 @@ class QueueRow {
     root.dataset.jobId = id;
     parts.prompt.id = `queued-${id}`;
     this.#fail = (text) => setOptional(parts.error, text);
+    parts.bar.setAttribute("aria-labelledby", parts.prompt.id);
     for (const name of ["pick", "priority", "cancel"]) parts[name].setAttribute("aria-describedby", parts.prompt.id);
     leadTo(parts.prompt, { job: id });
     parts.pick.addEventListener("change", () => picked(id, parts.pick.checked));
@@ -43,7 +44,8 @@ class QueueRow {
       parts.batch.dataset.batch = job.batch_id;
       setText(parts.batch, `Batch ${shortId(job.batch_id)}`);
     }
-    setOptional(parts.attempt, job.attempt > (waits ? 0 : 1) ? `${waits ? "Failed" : "Attempt"} ${waits ? plural(job.attempt, "time") : job.attempt}` : "");
+    if (waits) setOptional(parts.attempt, job.attempt > 0 ? `Failed ${plural(job.attempt, "time")}` : "");
+    else setOptional(parts.attempt, job.attempt > 1 ? `Attempt ${job.attempt}` : "");
     setHidden(parts.priority, !waits);
     const priority = job.priority ?? "normal";
     if (document.activeElement !== parts.priority && parts.priority.value !== priority) parts.priority.value = priority;
@@ -57,9 +59,8 @@ class QueueRow {
       parts.why.classList.toggle("warn", isStuck(job));
       setAttribute(parts.why, "title", WAIT_WORDS[job.waiting_for]?.[1] ?? "");
     } else {
-      showProgress(parts.bar, job, stageText(job));
-      parts.bar.setAttribute("aria-labelledby", parts.prompt.id);
-      setText(parts.stage, [`${Math.floor(job.progress * 100 + 1e-9)} %`, stageText(job), job.backend].filter(Boolean).join(" · "));
+      const percent = showProgress(parts.bar, job, stageText(job));
+      setText(parts.stage, inLine([`${percent} %`, stageText(job), job.backend]));
     }
     this.tick(job);
   }
@@ -108,7 +109,6 @@ class QueueView {
     byId("queue-raise").addEventListener("click", () => this.#setPriority("high", "raised"));
     byId("queue-lower").addEventListener("click", () => this.#setPriority("low", "lowered"));
     byId("queue-cancel").addEventListener("click", () => this.#cancelPicked());
-    byId("batch-cancel").addEventListener("click", () => this.#cancelBatch());
     setInterval(() => this.#tick(), 1000);
   }
 
@@ -186,9 +186,9 @@ class QueueView {
     const running = all.filter((job) => job.status === "running").length;
     const waiting = all.length - running;
     const last = Math.max(...all.map((job) => (job.status === "pending" && isNumber(job.startsAt) ? job.startsAt : -Infinity)));
-    const words = [[running, "running"], [waiting, "waiting"]].filter(([count]) => count > 0).map(([count, word]) => `${count} ${word}`);
-    if (Number.isFinite(last)) words.push(`the last starts in ${formatAbout((last - performance.now()) / 1000)}`.replace("in any moment", "any moment"));
-    setText(byId("queue-summary"), words.join(", "));
+    const starts = Number.isFinite(last) ? formatStart((last - performance.now()) / 1000) : "";
+    const parts = [running > 0 && `${running} running`, waiting > 0 && `${waiting} waiting`, starts && `the last ${starts}`];
+    setText(byId("queue-summary"), parts.filter(Boolean).join(", "));
   }
 
   #drawBulk(visible) {
@@ -202,8 +202,6 @@ class QueueView {
     }
     byId("queue-cancel").disabled = this.#working || count === 0;
     setText(byId("queue-cancel"), count > 0 ? `Cancel ${count}` : "Cancel");
-    setHidden(byId("batch-cancel"), !place.filters.batch || visible.length === 0);
-    byId("batch-cancel").disabled = this.#working;
   }
 
   #pick(id, on) {
@@ -232,19 +230,6 @@ class QueueView {
     if (sure) await this.#bulk(ids, (id, fail) => this.#actions.cancel(id, fail), "Cancelled");
   }
 
-  async #cancelBatch() {
-    const { batch } = place.filters;
-    const sure = await confirmFirst({
-      title: "Cancel this batch?", text: "All of its jobs that wait or run end. This cannot be taken back.",
-      act: "Cancel the batch", keep: "Keep it",
-    });
-    if (!sure) return;
-    await this.#work(async () => {
-      const { message } = await server.cancelBatch(batch);
-      this.#say(message ?? "The batch is being cancelled.");
-    });
-  }
-
   async #bulk(ids, act, word) {
     await this.#work(async () => {
       const refused = new Set();
@@ -254,7 +239,8 @@ class QueueView {
       }));
       for (const id of ids) this.#picked.delete(id);
       const failed = ids.length - done;
-      this.#say(failed === 0 ? `${word}: ${plural(done, "job")}` : `${word}: ${done} of ${plural(ids.length, "job")}. ${[...refused].slice(0, 2).join(" ")}`);
+      const count = failed === 0 ? plural(done, "job") : `${done} of ${plural(ids.length, "job")}`;
+      this.#say([`${word}: ${count}.`, ...[...refused].slice(0, 2)].join(" "));
     });
   }
 

@@ -7,9 +7,15 @@ const HISTORY_EVERY = 60_000;
 // A point each answer: some minutes of what is watched here. A young line begins at the right.
 const SAMPLES = 120;
 const SAMPLES_AT_LEAST = 24;
-const OUTCOMES = [["jobs_completed", "Completed", "good"], ["jobs_failed", "Failed", "bad"], ["jobs_cancelled", "Cancelled", "rest"]];
+const OUTCOMES = [
+  ["jobs_completed", "Completed", "good"],
+  ["jobs_failed", "Failed", "bad"],
+  ["jobs_cancelled", "Cancelled", "rest"],
+];
 
-const number = (value, digits = 0) => (isNumber(value) ? value.toLocaleString("en-GB", { maximumFractionDigits: digits }) : "–");
+// Figures, or a dash where there is none.
+const number = (value, maximumFractionDigits = 0) =>
+  (isNumber(value) ? value.toLocaleString("en-GB", { maximumFractionDigits }) : "–");
 const seconds = (value) => (isNumber(value) ? formatDuration(value) : "–");
 const share = (value) => (isNumber(value) ? formatPercent(value) : "–");
 
@@ -110,21 +116,34 @@ class Statistics {
 
   #draw(stats) {
     const { overall, queue } = stats;
-    const minute = stats.throughput?.find((it) => it?.window === "5m");
-    this.#tile("now", number(queue.running), `${plural(queue.pending, "job")} waiting${isNumber(queue.oldest_pending_seconds) ? `, the oldest for ${formatDuration(queue.oldest_pending_seconds)}` : ""}`);
-    this.#tile("throughput", number(overall.jobs_per_minute * 60, 1), `jobs an hour; ${number(overall.images_completed)} images in all${minute ? `; ${number(minute.jobs_per_hour, 1)} an hour in the last 5 min` : ""}`);
-    this.#tile("speed", number(overall.steps_per_second, 1), `steps a second while rendering; ${number(overall.steps_completed)} steps`);
-    this.#tile("busy", share(overall.utilisation_ratio), `of the time of ${plural(stats.backends?.length ?? 0, "backend")}`);
-    this.#tile("wait", seconds(overall.wait_seconds?.p50), overall.wait_seconds ? `wait of the median job; nine of ten below ${formatDuration(overall.wait_seconds.p90)}` : "no job was started yet");
-    this.#tile("failed", share(overall.failure_ratio), `${plural(overall.jobs_failed, "job")} failed, ${plural(overall.retries, "attempt")} tried again`);
-    byId("stats-failed").dataset.tone = overall.failure_ratio > 0.1 ? "bad" : "";
+    this.#drawTiles(stats);
     this.#drawSamples();
     this.#drawOutcomes(overall);
     this.#drawErrors(overall);
     this.#drawBackends(stats);
     this.#drawDepths(queue);
     const short = overall.counted_seconds < stats.window_seconds - 1;
-    setOptional(byId("stats-note"), short ? `Counted over the last ${formatDuration(overall.counted_seconds)}: so many jobs ended that no more are looked at.` : "");
+    const counted = formatDuration(overall.counted_seconds);
+    setOptional(byId("stats-note"), short ? `Counted over the last ${counted}: so many jobs ended that no more are looked at.` : "");
+  }
+
+  #drawTiles({ overall, queue, throughput, backends }) {
+    const oldest = queue.oldest_pending_seconds;
+    const oldestText = isNumber(oldest) ? `, the oldest for ${formatDuration(oldest)}` : "";
+    this.#tile("now", number(queue.running), `${plural(queue.pending, "job")} waiting${oldestText}`);
+    const lately = throughput?.find((it) => it?.window === "5m");
+    const latelyText = lately ? `; ${number(lately.jobs_per_hour, 1)} an hour in the last 5 min` : "";
+    this.#tile("throughput", number(overall.jobs_per_minute * 60, 1),
+      `jobs an hour; ${number(overall.images_completed)} images in all${latelyText}`);
+    this.#tile("speed", number(overall.steps_per_second, 1),
+      `steps a second while rendering; ${number(overall.steps_completed)} steps`);
+    this.#tile("busy", share(overall.utilisation_ratio), `of the time of ${plural(backends?.length ?? 0, "backend")}`);
+    const wait = overall.wait_seconds;
+    this.#tile("wait", seconds(wait?.p50),
+      wait ? `wait of the median job; nine of ten below ${formatDuration(wait.p90)}` : "no job was started yet");
+    this.#tile("failed", share(overall.failure_ratio),
+      `${plural(overall.jobs_failed, "job")} failed, ${plural(overall.retries, "attempt")} tried again`);
+    byId("stats-failed").dataset.tone = overall.failure_ratio > 0.1 ? "bad" : "";
   }
 
   #tile(name, value, note) {
@@ -136,7 +155,8 @@ class Statistics {
     const { waiting, rate } = this.#samples;
     const latest = (values) => values.filter(isNumber).at(-1) ?? 0;
     const padded = (values) => [...Array(Math.max(0, SAMPLES_AT_LEAST - values.length)).fill(null), ...values];
-    byId("chart-waiting").replaceChildren(sparkline(padded(waiting), `Jobs waiting, now ${latest(waiting)}, at most ${Math.max(0, ...waiting.filter(isNumber))}`));
+    const most = Math.max(0, ...waiting.filter(isNumber));
+    byId("chart-waiting").replaceChildren(sparkline(padded(waiting), `Jobs waiting, now ${latest(waiting)}, at most ${most}`));
     byId("chart-rate").replaceChildren(sparkline(padded(rate), `Steps a second, now ${number(latest(rate), 1)}`));
     setText(byId("chart-waiting-now"), number(latest(waiting)));
     setText(byId("chart-rate-now"), number(latest(rate), 1));
@@ -145,7 +165,7 @@ class Statistics {
   #drawHistory() {
     const columns = [];
     let inner = { jobs_completed: 0, jobs_failed: 0, seconds: 0, name: "now" };
-    for (const [window, words] of Object.entries(WINDOWS)) {
+    for (const [window, name] of Object.entries(WINDOWS)) {
       const stats = this.#history.get(window);
       const { overall } = stats ?? {};
       // Counted in part: what lies before is not known.
@@ -153,9 +173,10 @@ class Statistics {
       const hours = (stats.window_seconds - inner.seconds) / 3600;
       const value = Math.max(0, overall.jobs_completed - inner.jobs_completed) / hours;
       const other = Math.max(0, overall.jobs_failed - inner.jobs_failed) / hours;
-      const span = inner.name === "now" ? `the last ${words}` : `${words} to ${inner.name} ago`;
-      columns.unshift({ value, other, name: words, words: `${capitalise(span)}: ${number(value, 1)} completed and ${number(other, 1)} failed an hour` });
-      inner = { jobs_completed: overall.jobs_completed, jobs_failed: overall.jobs_failed, seconds: stats.window_seconds, name: words };
+      const span = inner.name === "now" ? `the last ${name}` : `${name} to ${inner.name} ago`;
+      const figures = `${number(value, 1)} completed and ${number(other, 1)} failed an hour`;
+      columns.unshift({ value, other, name, words: `${capitalise(span)}: ${figures}` });
+      inner = { ...overall, seconds: stats.window_seconds, name };
     }
     const top = Math.max(0, ...columns.map(({ value, other }) => value + other));
     byId("chart-history").replaceChildren(columnChart(columns, columns.map(({ words }) => words).join(". ")));
@@ -164,17 +185,17 @@ class Statistics {
 
   #drawOutcomes(overall) {
     const parts = OUTCOMES.map(([field, name, tone]) => ({ value: overall[field] ?? 0, name, tone }));
-    const words = parts.map(({ value, name }) => `${value} ${name.toLowerCase()}`).join(", ");
-    const bar = shareBar(parts, words);
-    byId("chart-outcomes").replaceChildren(...(bar ? [bar] : []),
-      element("ul", { className: "legend" }, ...parts.map(({ value, name, tone }) => element("li", { className: `key-${tone}` }, `${name} ${value.toLocaleString("en-GB")}`))));
+    const bar = shareBar(parts, parts.map(({ value, name }) => `${value} ${name.toLowerCase()}`).join(", "));
+    const legend = parts.map(({ value, name, tone }) => words("li", `key-${tone}`, `${name} ${number(value)}`));
+    byId("chart-outcomes").replaceChildren(...(bar ? [bar] : []), element("ul", { className: "legend" }, ...legend));
   }
 
   #drawErrors(overall) {
     const errors = [...(overall.errors ?? [])].sort((a, b) => b.jobs_failed + b.retries - a.jobs_failed - a.retries);
     setHidden(byId("errors-none"), errors.length > 0);
     setHidden(byId("errors-table"), errors.length === 0);
-    byId("errors-rows").replaceChildren(...errors.map((it) => tableRow(element("code", { textContent: String(it.code) }), number(it.jobs_failed), number(it.retries))));
+    byId("errors-rows").replaceChildren(...errors.map((it) =>
+      tableRow(words("code", "", String(it.code)), number(it.jobs_failed), number(it.retries))));
   }
 
   #drawBackends(stats) {
@@ -189,14 +210,18 @@ class Statistics {
 
   #backendRow(it, isAll, top) {
     const render = it.render_seconds;
-    const words = render ? `median ${formatDuration(render.p50)}, nine of ten below ${formatDuration(render.p90)}, longest ${formatDuration(render.max)}` : "";
-    const time = element("div", { className: "render-cell" }, element("span", { textContent: render ? formatDuration(render.p50) : "–", title: words }));
-    if (render) time.append(spreadBar(render, top, capitalise(words)));
+    const time = element("div", { className: "render-cell" }, words("span", "", seconds(render?.p50)));
+    if (render) {
+      const [p50, p90, max] = [render.p50, render.p90, render.max].map(formatDuration);
+      time.title = `Median ${p50}, nine of ten below ${p90}, longest ${max}`;
+      time.append(spreadBar(render, top, time.title));
+    }
     const busy = element("div", { className: "busy-cell" }, element("span", { textContent: share(it.utilisation_ratio) }));
     const fill = element("span", { className: "bar" }, element("span", { className: "bar-fill" }));
     fill.style.setProperty("--progress", Math.min(1, it.utilisation_ratio ?? 0).toFixed(3));
     busy.append(fill);
-    const row = tableRow(it.id, number(it.jobs_completed), number(it.jobs_per_minute * 60, 1), number(it.steps_per_second, 1), busy, time, seconds(it.wait_seconds?.p50), share(it.failure_ratio));
+    const row = tableRow(it.id, number(it.jobs_completed), number(it.jobs_per_minute * 60, 1), number(it.steps_per_second, 1),
+      busy, time, seconds(it.wait_seconds?.p50), share(it.failure_ratio));
     row.classList.toggle("total", isAll);
     row.dataset.testid = "stats-backend";
     row.lastElementChild.classList.toggle("bad", it.failure_ratio > 0.1);
@@ -206,7 +231,8 @@ class Statistics {
   #drawDepths(queue) {
     const depths = queue.by_pool_and_priority ?? [];
     setHidden(byId("depths"), depths.length === 0);
-    byId("depths-rows").replaceChildren(...depths.map((it) => tableRow(it.pool, capitalise(String(it.priority)), number(it.pending), number(it.running), seconds(it.oldest_pending_seconds))));
+    byId("depths-rows").replaceChildren(...depths.map((it) => tableRow(it.pool, capitalise(String(it.priority)),
+      number(it.pending), number(it.running), seconds(it.oldest_pending_seconds))));
   }
 }
 

@@ -13,7 +13,10 @@ const MOMENTS = [
   ["stored", "Images stored", "store"],
   ["recorded", "Ended", "store"],
 ];
-const SPAN_WORDS = { wait: "Waiting", prepare: "Preparing", load: "Loading", sample: "Sampling", decode: "Decoding", store: "Storing", render: "Rendering", failed: "Failed attempts" };
+const SPAN_WORDS = {
+  wait: "Waiting", prepare: "Preparing", load: "Loading", sample: "Sampling", decode: "Decoding", store: "Storing",
+  render: "Rendering", failed: "Failed attempts",
+};
 
 /** The moments that are known, each with its name, time in milliseconds, and what the time before it was spent on. */
 function momentsOf(job) {
@@ -40,15 +43,18 @@ function timelineNodes(job) {
   if (moments.length < 2) return [];
   const first = moments[0].at;
   const total = moments.at(-1).at - first;
-  const nodes = [heading("Timeline", element("span", { className: "hint", textContent: total > 0 ? formatDuration(total / 1000) : "" }))];
+  const nodes = [heading("Timeline", words("span", "hint", total > 0 ? formatDuration(total / 1000) : ""))];
   if (total > 0) nodes.push(timelineBar(moments, total));
   const items = moments.map(({ name, at }, index) => {
     const since = index === 0 ? "" : `+${formatDuration((at - moments[index - 1].at) / 1000)}`;
-    return element("li", {}, element("span", { textContent: name }), element("time", { textContent: secondFormat.format(at), title: momentFormat.format(at) }), element("span", { className: "hint", textContent: since }));
+    const time = element("time", { textContent: secondFormat.format(at), title: momentFormat.format(at) });
+    return element("li", {}, words("span", "", name), time, words("span", "hint", since));
   });
   nodes.push(element("ol", { className: "moments" }, ...items));
   const late = job.timeline?.resolution_seconds;
-  if (isNumber(late) && late > 0) nodes.push(element("p", { className: "hint", textContent: `Read off SD.Next's progress, so up to ${formatDuration(late)} late.` }));
+  if (isNumber(late) && late > 0) {
+    nodes.push(words("p", "hint", `From the checkpoint to decoding: read off SD.Next's progress, so up to ${formatDuration(late)} late.`));
+  }
   return nodes;
 }
 
@@ -64,7 +70,7 @@ function timelineBar(moments, total) {
     const from = (moments[index - 1].at - moments[0].at) / total;
     const width = (at - moments[index - 1].at) / total;
     spans.set(kind, (spans.get(kind) ?? 0) + at - moments[index - 1].at);
-    if (width > 0) bar.append(drawing("rect", { class: `span-${kind}`, x: (from * 1000).toFixed(1), y: 0, width: Math.max(1.5, width * 1000).toFixed(1), height: 12 }));
+    if (width > 0) bar.append(box(`span-${kind}`, from * 1000, 0, Math.max(1.5, width * 1000), 12));
   }
   const legend = element("ul", { className: "legend" }, ...[...spans].filter(([, time]) => time > 0).map(([kind, time]) =>
     element("li", { className: `key-${kind}` }, `${SPAN_WORDS[kind]} ${formatDuration(time / 1000)}`)));

@@ -36,6 +36,7 @@ const SCRIPTS: &[&str] = &[
     include_str!("../../page/filters.js"),
     include_str!("../../page/jobs.js"),
     include_str!("../../page/queue.js"),
+    include_str!("../../page/batch.js"),
     include_str!("../../page/fleet.js"),
     include_str!("../../page/backends.js"),
     include_str!("../../page/charts.js"),
