@@ -39,7 +39,7 @@ class JobActions {
       }
     }
     this.#store.remove(id);
-    announce("Job deleted");
+    notify("The job is deleted.");
     return true;
   }
 
@@ -50,7 +50,7 @@ class JobActions {
       const answer = await server.retry(id);
       const { params, label, priority } = this.#store.jobs.get(id) ?? {};
       this.#store.applySnapshot({ ...answer, params, label, priority });
-      announce("Queued again");
+      notify("Queued again.", { view: "jobs", job: answer.job_id, filters: {} });
       return answer?.job_id ?? null;
     } catch (problem) {
       fail(`Not queued again. ${problem.message}`);

@@ -100,6 +100,18 @@ function announce(text) {
   byId("announcer").textContent = text;
 }
 
+const NOTICE_TIME = 6_000;
+
+/** Tells everybody what came of a deed whose trace may be out of sight; `change` is where to see it. */
+function notify(text, change = null) {
+  const notice = byId("notice");
+  const parts = [words("span", "", text)];
+  if (change) parts.push(leadTo(element("a", { textContent: "Show" }), change));
+  notice.replaceChildren(...parts);
+  clearTimeout(notice.timer);
+  notice.timer = setTimeout(() => notice.replaceChildren(), NOTICE_TIME);
+}
+
 /** Copies `text`; the clipboard interface is missing on plain http away from loopback. */
 async function copyText(text) {
   if (navigator.clipboard) {

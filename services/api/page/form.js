@@ -49,7 +49,7 @@ class SubmitForm {
     const prompt = byId("prompt");
     prompt.focus();
     prompt.setSelectionRange(prompt.value.length, prompt.value.length);
-    announce("Settings copied to the form");
+    notify("The settings are in the form.");
   }
 
   #controls() {

@@ -26,7 +26,12 @@ const submitForm = new SubmitForm((answer, body) => {
 const cardActions = {
   cancel: (id, fail) => jobActions.cancel(id, fail),
   remove: (id, fail) => jobActions.remove(id, fail),
-  setPriority: (id, priority, fail) => jobActions.setPriority(id, priority, fail),
+  setPriority: async (id, priority, fail) => {
+    const done = await jobActions.setPriority(id, priority, fail);
+    // The others have moved too.
+    if (done) queueView.refresh();
+    return done;
+  },
   retry: async (id, fail) => {
     const again = await jobActions.retry(id, fail);
     if (again) jobList.own(again);
@@ -39,7 +44,7 @@ const cardActions = {
 };
 
 const jobList = new JobList(store, cardActions);
-const queueView = new QueueView(store, cardActions);
+const queueView = new QueueView(store, jobActions);
 const fleet = new Fleet();
 const backendPanel = new BackendPanel(fleet, store);
 const statistics = new Statistics(store, backendPanel, fleet);
@@ -64,7 +69,7 @@ function receive(message) {
   if (message.type === "progress_update") return;
   if (message.type === "generation_complete") jobList.ended(job);
   queueView.nudge();
-  fleet.nudge();
+  if (!topics.has("backends")) fleet.nudge();
 }
 
 // What is asked for again when the connection is there: it may have changed meanwhile.

@@ -3,6 +3,8 @@
 
 const POLL_SLOWEST = 60_000;
 const NUDGE_AFTER = 500;
+// However much happens, it is asked no more than so many times as often as without.
+const NUDGED_MORE_OFTEN = 3;
 
 class Poll {
   #ask;
@@ -14,9 +16,7 @@ class Poll {
   #asking = false;
   #again = false;
   #failures = 0;
-
-  /** When an answer last came, in milliseconds of this machine's clock; null before. */
-  answeredAt = null;
+  #answeredAt = -Infinity; // By `performance.now()`.
 
   /** `ask` is asked each `every()` milliseconds while `wanted()`; `failed` takes a `Problem`. */
   constructor({ ask, every, wanted, failed = () => {} }) {
@@ -36,11 +36,12 @@ class Poll {
 
   /** Something has happened: asks soon. Many such words make one question. */
   nudge() {
+    const rest = this.#answeredAt + this.#every() / NUDGED_MORE_OFTEN - performance.now();
     this.#nudge ||= setTimeout(() => {
       this.#nudge = 0;
       // A server that does not answer is not asked more often for that.
       if (this.#failures === 0) this.wake();
-    }, NUDGE_AFTER);
+    }, Math.max(NUDGE_AFTER, rest));
   }
 
   async #round() {
@@ -51,7 +52,7 @@ class Poll {
     try {
       await this.#ask();
       this.#failures = 0;
-      this.answeredAt = Date.now();
+      this.#answeredAt = performance.now();
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
       this.#failures += 1;

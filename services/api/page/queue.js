@@ -8,7 +8,8 @@ class QueueRow {
   #id;
   #fail;
 
-  constructor(id, actions, picked) {
+  /** `moved` is called when its priority has changed, `picked` with its id and whether it is selected. */
+  constructor(id, actions, picked, moved) {
     this.#id = id;
     const { root, parts } = fromTemplate("queue-row-template");
     this.root = root;
@@ -21,7 +22,9 @@ class QueueRow {
     leadTo(parts.prompt, { job: id });
     parts.pick.addEventListener("change", () => picked(id, parts.pick.checked));
     parts.cancel.addEventListener("click", () => actions.cancel(id, this.#fail));
-    parts.priority.addEventListener("change", () => actions.setPriority(id, parts.priority.value, this.#fail));
+    parts.priority.addEventListener("change", async () => {
+      if (await actions.setPriority(id, parts.priority.value, this.#fail)) moved();
+    });
     parts.batch.addEventListener("click", () => place.go({ filters: { ...place.filters, batch: parts.batch.dataset.batch } }));
   }
 
@@ -167,8 +170,7 @@ class QueueView {
     for (const id of this.#rows.keys()) if (!kept.has(id)) this.#rows.delete(id);
     arrange(byId("queue-rows"), shown.map((job) => {
       const id = job.job_id;
-      if (!this.#rows.has(id)) this.#rows.set(id, new QueueRow(id, this.#actions, (it, on) => this.#pick(it, on)));
-      const row = this.#rows.get(id);
+      const row = this.#rows.get(id) ?? this.#newRow(id);
       row.render(job, this.#picked.has(id), pools);
       return row.root;
     }));
@@ -180,6 +182,12 @@ class QueueView {
     setHidden(byId("queue-more"), beyond <= 0);
     setText(byId("queue-more"), `Show ${Math.min(beyond, QUEUE_ROWS)} of ${beyond} more`);
     this.#drawBulk(visible);
+  }
+
+  #newRow(id) {
+    const row = new QueueRow(id, this.#actions, (it, on) => this.#pick(it, on), () => this.refresh());
+    this.#rows.set(id, row);
+    return row;
   }
 
   #drawSummary(all) {

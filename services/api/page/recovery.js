@@ -7,11 +7,13 @@ const END_OF_SNAPSHOT = "end-of-snapshot";
 class Recovery {
   #since = null; // What was heard up to here, and all before it.
   #latest = null; // The same of this connection, once its snapshot has been told.
-  #whole = false;
+  #whole = false; // Whether all that there was to tell has been told.
+  #truncated = false;
 
   /** What to send on a new connection. */
   questions() {
     this.#whole = false;
+    this.#truncated = false;
     this.#latest = null;
     const subscribe = { type: "subscribe", job_ids: null, batch: true, request_id: ALL_JOBS };
     if (this.#since !== null) subscribe.since = this.#since;
@@ -21,11 +23,12 @@ class Recovery {
 
   /** Takes a `subscription_confirmed`; whether it is the one of all jobs. */
   confirmed({ data }) {
-    if (data?.request_id === END_OF_SNAPSHOT) {
+    // Who was not told all comes back with the time of before.
+    if (data?.truncated === true) this.#truncated = true;
+    if (data?.request_id === END_OF_SNAPSHOT && !this.#truncated) {
       this.#whole = true;
-      if (this.#latest !== null) this.#since = this.#latest;
+      this.#since = this.#latest ?? this.#since;
     }
-    if (data?.truncated === true) this.#latest = this.#since;
     return data?.request_id === ALL_JOBS;
   }
 
