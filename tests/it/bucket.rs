@@ -6,10 +6,13 @@ use reqwest::Method;
 use serde_json::json;
 use stepcast_tests::check;
 use stepcast_tests::client::Http;
+use stepcast_tests::nats::NatsServer;
+use stepcast_tests::process::binary;
 use stepcast_tests::proxy::{Mode, Proxy};
 use stepcast_tests::sim::Sim;
 use stepcast_tests::stack::{Setup, Stack};
-use stepcast_tests::wait::until;
+use stepcast_tests::wait::{until, within};
+use tokio::process::Command;
 use url::Url;
 
 use crate::outage::{assert_image, assert_try_later, says, small, upload};
@@ -106,4 +109,24 @@ async fn a_bucket_that_is_away_is_told_within_a_bound_and_waited_for() {
     assert_image(&http, &job).await;
     assert_eq!((&job["attempt"], sim.truth().renders_started), (&json!(1), 2), "{job}");
     assert_eq!(upload(&http).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_doctor_tries_a_bucket_and_leaves_nothing_in_it() {
+    let Some(endpoint) = endpoint() else { return };
+    let nats = NatsServer::start().await.unwrap();
+    let look = async |images: &str, endpoint: &str| {
+        let mut doctor = Command::new(binary("stepcast"));
+        doctor.args(["doctor", "--as", "api", "--json", "--images-url", images]).kill_on_drop(true);
+        doctor.env("STEPCAST_NATS_URL", nats.url()).env("AWS_ENDPOINT_URL", endpoint);
+        let output = within("the doctor comes to an end", doctor.output()).await.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, well) = look("s3://stepcast/doctor", endpoint.as_str()).await;
+    assert!(code == Some(0) && well.contains("can be written, read and emptied"), "{well}");
+    assert_eq!(listed(&endpoint, "doctor").await, 0);
+    let (code, none) = look("s3://another/doctor", endpoint.as_str()).await;
+    assert!(code == Some(1) && none.contains("nothing can be written"), "{none}");
+    let (code, away) = look("s3://stepcast/doctor", "http://127.0.0.1:1").await;
+    assert!(code == Some(1) && away.contains("AWS_ENDPOINT_URL"), "{away}");
 }

@@ -46,8 +46,8 @@ fn assert_kept(text: &str) {
 
 #[tokio::test]
 async fn help_names_what_can_be_set_and_no_secret_that_is_set() {
-    let own =
-        ["up", "submit", "watch", "jobs", "get", "cancel", "backends"].map(|command| ("stepcast", command));
+    let own = ["up", "doctor", "submit", "watch", "jobs", "get", "cancel", "backends"]
+        .map(|command| ("stepcast", command));
     for (program, command) in SERVICES.map(|service| (service, "")).into_iter().chain(own) {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let help = said(program, &arguments, &secrets()).await;

@@ -160,6 +160,9 @@ async fn who_is_not_trusted_is_told_so_at_once_in_a_sentence() {
     assert!(refused(gateway, &swapped).await.contains("holds no key"));
     swapped[1].1 = "/nowhere.pem".to_owned();
     assert!(refused(gateway, &swapped).await.contains("/nowhere.pem cannot be read"));
+    let plain = NatsServer::start().await.unwrap();
+    let told = refused(gateway, &[("STEPCAST_NATS_URL", plain.url()), ("STEPCAST_NATS_CA", ca)]).await;
+    assert!(told.contains("it does not speak TLS"), "{told}");
 }
 
 #[tokio::test]

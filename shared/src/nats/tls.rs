@@ -88,6 +88,11 @@ fn told(error: &TlsError) -> Option<String> {
             "it does not accept our certificate, or the lack of one: check --nats-cert and --nats-key"
                 .to_owned(),
         ),
+        // What a server without TLS says is no part of a handshake.
+        TlsError::InvalidMessage(_) => Some(
+            "it does not speak TLS: set that up there, or leave out --nats-ca, --nats-cert and tls://"
+                .to_owned(),
+        ),
         _ => None,
     }
 }

@@ -103,8 +103,12 @@ async fn look_at_bucket(url: &Url, report: &mut Report) {
     match tried.and_then(|tried| tried) {
         Ok(()) => report.ok(PART, format!("{url} can be written, read and emptied")),
         Err(error) => {
-            let advice = "compare AWS_REGION, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY with the \
-                          bucket's, and permit get, put, list and delete";
+            let advice = if cfg!(feature = "s3") {
+                "compare AWS_REGION, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY with the bucket's, \
+                 and permit get, put, list and delete"
+            } else {
+                "use the image, which has S3 built in, or build with --features stepcast/s3; or name a folder"
+            };
             let shown = stepcast_shared::address::without_credentials(url.as_str());
             report.wrong(PART, format!("{shown}: {error:#}"), advice);
         }
