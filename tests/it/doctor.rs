@@ -109,7 +109,7 @@ impl Site {
 async fn a_deployment_that_is_well_is_said_to_be_for_each_service() {
     let site = Site::new().await;
     let early = doctor(&["--as", "api"], &site.variables("api")).await;
-    early.assert(0, "warning", "STEPCAST_EVENTS does not exist yet");
+    early.assert(0, "warning", "KV_stepcast_inflight do not exist yet");
     assert!(
         early.says("ok", "no schema yet") || early.says("ok", "does not exist yet"),
         "{:#}",

@@ -115,22 +115,26 @@ async fn look_inside(client: &Client, service: Option<Service>, inbox: &str, rep
     let part = if service == Some(Service::Gateway) { Part::Reads } else { Part::Records };
     let streams = inspect::streams(client, part).await;
     let count = streams.len();
-    let mut fine = 0;
-    for (name, standing) in streams {
-        fine += usize::from(tell(&name, &standing, report));
+    let (missing, found): (Vec<_>, Vec<_>) =
+        streams.into_iter().partition(|(_, standing)| *standing == Standing::Missing);
+    if !missing.is_empty() {
+        let names: Vec<_> = missing.iter().map(|(name, _)| name.as_str()).collect();
+        let verb = if names.len() == 1 { "does" } else { "do" };
+        let message = format!("{} {verb} not exist yet", names.join(", "));
+        report.warn(PART, message, "start an api: it makes what is missing");
     }
+    let fine = found.iter().filter(|(name, standing)| tell(name, standing, report)).count();
     if fine == count {
-        let what = if count == 1 { "its stream is" } else { "streams and buckets are" };
-        report.ok(PART, format!("{what} as they should be").replace("stream is as they", "stream is as it"));
+        let one = "its stream is as it should be";
+        report.ok(PART, if count == 1 { one } else { "streams and buckets are as they should be" });
     }
 }
 
 /// Tells of a stream that is not as it should be; whether it is.
 fn tell(name: &str, standing: &Standing, report: &mut Report) -> bool {
     match standing {
-        Standing::Missing => {
-            report.warn(PART, format!("{name} does not exist yet"), "start an api: it makes what is missing");
-        }
+        // Told of all together.
+        Standing::Missing => {}
         Standing::Unknown(error) => {
             let advice = "permit $JS.API.STREAM.INFO as deploy/nats/users.conf does, and see in the server's log \
                           whether JetStream is well";
