@@ -294,8 +294,9 @@ impl Tracker {
         let (least, unit, times) = match segment.cost {
             Cost::Loading => (180.0, seconds, 4.0),
             Cost::Sampling | Cost::Hires if self.position.within > 0.0 => {
+                // What is waited for must not count as slowness here, or the patience would grow with the wait.
                 let steps = segment.pass.map_or(1, |pass| self.passes.planned()[pass].steps);
-                (15.0, seconds / f64::from(steps), 10.0)
+                (15.0, self.rate.seconds_per_step_seen().unwrap_or(seconds / f64::from(steps)), 10.0)
             }
             _ => (60.0, seconds, 4.0),
         };

@@ -25,13 +25,25 @@ impl Rate {
 
     /// Seconds per step as of `now`, once two moments are known. A step that is long overdue counts as slowness.
     pub(super) fn seconds_per_step(&self, now: Duration) -> Option<f64> {
-        let (first, last) = (self.moments.front()?, self.moments.back()?);
-        let steps = f64::from(last.1.checked_sub(first.1).filter(|steps| *steps > 0)?);
-        let elapsed = last.0.saturating_sub(first.0).as_secs_f64();
+        let (steps, elapsed) = self.seen()?;
         let mean = elapsed / steps;
-        let overdue = now.saturating_sub(last.0).as_secs_f64() - mean;
+        let since = now.saturating_sub(self.moments.back()?.0).as_secs_f64();
+        let overdue = since - mean;
         let mean = if overdue > mean { (elapsed + overdue) / steps } else { mean };
         (mean > 0.0).then_some(mean)
+    }
+
+    /// Seconds per step up to the last one that was seen, whatever has been waited for since.
+    pub(super) fn seconds_per_step_seen(&self) -> Option<f64> {
+        let (steps, elapsed) = self.seen()?;
+        Some(elapsed / steps)
+    }
+
+    /// Steps from the first moment to the last, and the seconds between the two.
+    fn seen(&self) -> Option<(f64, f64)> {
+        let (first, last) = (self.moments.front()?, self.moments.back()?);
+        let steps = f64::from(last.1.checked_sub(first.1).filter(|steps| *steps > 0)?);
+        Some((steps, last.0.saturating_sub(first.0).as_secs_f64()))
     }
 }
 
@@ -58,6 +70,7 @@ mod tests {
         let rate = rate(&[(0, 1), (1000, 2)]);
         assert_eq!(rate.seconds_per_step(Duration::from_millis(1500)), Some(1.0));
         assert_eq!(rate.seconds_per_step(Duration::from_secs(5)), Some(4.0));
+        assert_eq!(rate.seconds_per_step_seen(), Some(1.0));
     }
 
     #[test]

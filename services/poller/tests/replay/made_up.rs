@@ -46,6 +46,22 @@ fn numbered(number: u32, count: u32, step: u32, steps: u32) -> Sample {
 }
 
 #[test]
+fn a_pass_that_stands_still_after_few_steps_is_stalled_however_long_it_is_looked_at() {
+    let mut watch = Watch::new(&json!({"steps": 20}));
+    for step in [1, 2, 4] {
+        watch.sees(&stage("a", "Inference", step, 20));
+    }
+    let mut stands = |seconds: u32| {
+        (0..4 * seconds)
+            .map(|_| watch.sees(&stage("a", "Inference", 4, 20)))
+            .last()
+            .expect("it was looked at")
+    };
+    assert_eq!(stands(14).stalled, None);
+    assert!(stands(2).stalled.is_some_and(|age| age > Duration::from_secs(15)));
+}
+
+#[test]
 fn an_iteration_of_which_only_the_decode_is_seen_counts() {
     let mut watch = Watch::new(&json!({"steps": 12, "n_iter": 3}));
     watch.sees(&stage("a", "Inference", 5, 12));
