@@ -3,6 +3,7 @@
 mod batch;
 mod bucket;
 mod cancel;
+mod cancel_states;
 mod cluster;
 mod configuration;
 mod database;
@@ -17,6 +18,7 @@ mod gap;
 mod http;
 mod outage;
 mod overflow;
+mod patience;
 mod people;
 mod permissions;
 mod postgres;

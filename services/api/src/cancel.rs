@@ -15,6 +15,57 @@ use crate::state::AppState;
 /// The row's flag is the truth: whatever is lost on the way, the job's poller reads it with its next renewal.
 /// Errors if there is no such job, or if it has ended.
 pub async fn cancel(state: &AppState, owner: &Owner, job_id: JobId) -> Result<CancelOutcome, Error> {
+    let flagged = flag(state, owner, job_id).await?;
+    let recorded = record(state, [&flagged]).await;
+    Ok(announce(state, &flagged, recorded).await)
+}
+
+/// Cancels many jobs of an owner, and says what became of each. Errors only if something of ours is away.
+pub async fn cancel_all(
+    state: &AppState,
+    owner: &Owner,
+    job_ids: &[JobId],
+) -> Result<Vec<CancelOutcome>, Error> {
+    let mut asked = Vec::with_capacity(job_ids.len());
+    for job_id in job_ids.iter().copied() {
+        let refused = |status, message: String| CancelOutcome { job_id, success: false, status, message };
+        asked.push(match flag(state, owner, job_id).await {
+            Ok(flagged) => Ok(flagged),
+            Err(Error::WrongState(status)) => Err(refused(Some(status), format!("The job is {status}."))),
+            Err(Error::JobNotFound(_) | Error::JobExpired(_)) => {
+                Err(refused(None, format!("There is no job {job_id}.")))
+            }
+            Err(error) => return Err(error),
+        });
+    }
+    // All ends at once: while NATS is away each would be waited for.
+    let recorded = record(state, asked.iter().flatten()).await;
+    let mut outcomes = Vec::with_capacity(asked.len());
+    for asked in asked {
+        outcomes.push(match asked {
+            Ok(flagged) => announce(state, &flagged, recorded).await,
+            Err(refusal) => refusal,
+        });
+    }
+    Ok(outcomes)
+}
+
+/// A job whose row says that it is to be cancelled.
+struct Flagged {
+    job_id: JobId,
+    status: Status,
+    /// Its end, where nobody holds it, so that nobody else can end it.
+    end: Option<LifecycleEvent>,
+}
+
+impl Flagged {
+    /// Its end, unless `queued` itself is still on its way: then the sweep publishes both in order.
+    fn due(&self) -> Option<&LifecycleEvent> {
+        self.end.as_ref().filter(|event| event.expected_last > 0)
+    }
+}
+
+async fn flag(state: &AppState, owner: &Owner, job_id: JobId) -> Result<Flagged, Error> {
     let mut transaction = state.db.begin().await?;
     let job = jobs::lock(&mut transaction, state.db.dialect, job_id).await?;
     let Some(job) = job.filter(|job| job.owner == owner.as_str()) else {
@@ -26,51 +77,32 @@ pub async fn cancel(state: &AppState, owner: &Owner, job_id: JobId) -> Result<Ca
         return Err(Error::WrongState(status));
     }
     let news = jobs::mark_cancelling(&mut transaction, state.db.dialect, job_id).await?;
-    // Nobody holds it, so nobody else can end it.
     let ends_now = news && job.claimed == 0 && status == Status::Pending;
-    let event = ends_now.then(|| {
+    let end = ends_now.then(|| {
         let attempt = u32::try_from(job.attempt).unwrap_or(0);
         let last = job.event_seq.and_then(|sequence| u64::try_from(sequence).ok()).unwrap_or(0);
         LifecycleEvent::new(owner.clone(), cancelled(job_id, attempt), outbox::mint_author(), last)
     });
-    if let Some(event) = &event {
+    if let Some(event) = &end {
         outbox::insert(&mut transaction, state.db.dialect, event).await?;
     }
     transaction.commit().await?;
-    match event {
-        // While `queued` itself is still on its way, the sweep publishes both in order.
-        Some(event)
-            if event.expected_last > 0 && state.publisher.publish_promptly(vec![event.clone()]).await =>
-        {
-            Ok(outcome(job_id, Status::Cancelled, "The job was cancelled before it began."))
-        }
-        _ => {
-            // Best effort, for speed.
-            let _ = state.nats.publish(subjects::control(job_id), "cancel".into()).await;
-            Ok(outcome(job_id, status, "The job is being cancelled."))
-        }
-    }
+    Ok(Flagged { job_id, status, end })
 }
 
-/// Cancels many jobs of an owner, and says what became of each. Errors only if something of ours is away.
-pub async fn cancel_all(
-    state: &AppState,
-    owner: &Owner,
-    job_ids: &[JobId],
-) -> Result<Vec<CancelOutcome>, Error> {
-    let mut outcomes = Vec::with_capacity(job_ids.len());
-    for job_id in job_ids.iter().copied() {
-        let refused = |status, message: String| CancelOutcome { job_id, success: false, status, message };
-        outcomes.push(match cancel(state, owner, job_id).await {
-            Ok(outcome) => outcome,
-            Err(Error::WrongState(status)) => refused(Some(status), format!("The job is {status}.")),
-            Err(Error::JobNotFound(_) | Error::JobExpired(_)) => {
-                refused(None, format!("There is no job {job_id}."))
-            }
-            Err(error) => return Err(error),
-        });
+/// True if every end that is due is recorded by now.
+async fn record<'a>(state: &AppState, flagged: impl IntoIterator<Item = &'a Flagged>) -> bool {
+    let due: Vec<LifecycleEvent> = flagged.into_iter().filter_map(Flagged::due).cloned().collect();
+    due.is_empty() || state.publisher.publish_promptly(due).await
+}
+
+async fn announce(state: &AppState, flagged: &Flagged, recorded: bool) -> CancelOutcome {
+    if recorded && flagged.due().is_some() {
+        return outcome(flagged.job_id, Status::Cancelled, "The job was cancelled before it began.");
     }
-    Ok(outcomes)
+    // Best effort, for speed.
+    let _ = state.nats.publish(subjects::control(flagged.job_id), "cancel".into()).await;
+    outcome(flagged.job_id, flagged.status, "The job is being cancelled.")
 }
 
 fn outcome(job_id: JobId, status: Status, message: &str) -> CancelOutcome {

@@ -1,0 +1,67 @@
+//! What a long outage, or a job that is bad for its poller, may cost: no attempt, and no more than its own.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+use stepcast_tests::sim::Sim;
+use stepcast_tests::stack::Stack;
+use stepcast_tests::wait::until;
+use tokio::time::sleep;
+
+use crate::recovery::up;
+
+/// Longer than the lease of a claim (45 s) and that of a backend (30 s).
+const OUTAGE: Duration = Duration::from_secs(50);
+
+#[tokio::test]
+async fn an_outage_of_nats_longer_than_every_lease_costs_no_attempt_and_no_render() {
+    let sim = Sim::start(Duration::from_millis(500)).await.unwrap();
+    let mut stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    let small =
+        |prompt: &str| json!({"prompt": prompt, "steps": 2, "width": 64, "height": 64, "max_attempts": 1});
+    // Its render ends within the outage.
+    let running = http.submit(&json!({"prompt": "runs", "steps": 80, "max_attempts": 1})).await;
+    let waiting = http.submit(&small("waits")).await;
+    until("it renders", async || sim.truth().running.filter(|render| render.step >= 1)).await;
+    stack.nats.process().signal(Signal::KILL);
+    stack.nats.process().end().await;
+    let meanwhile = http.submit(&small("was accepted meanwhile")).await;
+    sleep(OUTAGE).await;
+    assert_eq!(sim.truth().finished.len(), 1, "the render was let alone, and no other begun");
+    stack.nats.restart().await.unwrap();
+    for id in [running, waiting, meanwhile] {
+        let job = http.ended(&id).await;
+        assert_eq!((&job["status"], &job["attempt"]), (&json!("completed"), &json!(1)), "{job}");
+    }
+    let truth = sim.truth();
+    assert_eq!((truth.renders_started, truth.interrupts_received), (3, 0), "each was rendered once");
+}
+
+#[tokio::test]
+async fn a_job_that_keeps_killing_its_poller_ends_failed_with_its_attempts() {
+    let sim = Sim::start(Duration::from_millis(400)).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (mut process, mut http) = up(&folder, &sim, false).await;
+    let id = http.submit(&json!({"prompt": "bad", "steps": 30, "max_attempts": 3})).await;
+    for attempt in 1..=3_u64 {
+        until("the attempt renders", async || {
+            let truth = sim.truth();
+            (truth.renders_started == attempt && truth.running.is_some_and(|render| render.step >= 1))
+                .then_some(())
+        })
+        .await;
+        process.signal(Signal::KILL);
+        process.end().await;
+        (process, http) = up(&folder, &sim, false).await;
+    }
+    let job = http.ended(&id).await;
+    assert_eq!((&job["status"], &job["attempt"]), (&json!("failed"), &json!(3)), "{job}");
+    assert_eq!(job["error"]["code"], "backend_unavailable", "{job}");
+    let attempts = job["error"]["attempts"].as_array().unwrap();
+    let numbers: Vec<_> = attempts.iter().map(|attempt| attempt["attempt"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 2, 3], "the history of its attempts: {job}");
+    assert!(attempts.iter().all(|attempt| attempt["backend"] == "gpu"), "{job}");
+    assert_eq!(sim.truth().renders_started, 3);
+}
