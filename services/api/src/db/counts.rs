@@ -52,17 +52,17 @@ pub struct Counter {
 impl Counter {
     /// The counts now.
     pub async fn count(&self, connection: &mut AnyConnection) -> sqlx::Result<Counts> {
-        let first_ones =
-            format!("(SELECT pool, priority FROM jobs WHERE status = 'pending' LIMIT {SHORT}) AS first_ones");
-        let few = counts(&mut *connection, &first_ones).await?;
-        if few.all() < SHORT {
-            return Ok(few);
-        }
         let known = self.lock().clone();
         if let Some((at, counts)) = known
             && at.elapsed() < STALE
         {
             return Ok(counts);
+        }
+        let first_ones =
+            format!("(SELECT pool, priority FROM jobs WHERE status = 'pending' LIMIT {SHORT}) AS first_ones");
+        let few = counts(&mut *connection, &first_ones).await?;
+        if few.all() < SHORT {
+            return Ok(few);
         }
         let all = counts(connection, "jobs WHERE status = 'pending'").await?;
         *self.lock() = Some((Instant::now(), all.clone()));

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use chrono::Utc;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::any::AnyPoolOptions;
 use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _, Row as _};
@@ -135,8 +136,10 @@ impl Db {
         &self.read
     }
 
-    /// Errors if the connections for writing have lost their server. A file cannot be lost like that.
-    async fn check_writers(&self) -> sqlx::Result<()> {
+    /// Errors if the connections for reading, or those for writing, have lost their server. A file cannot be lost like
+    /// that while it is written.
+    async fn check(&self) -> sqlx::Result<()> {
+        sqlx::query("SELECT 1").execute(&self.read).await?;
         match &self.write {
             Write::Sqlite(_) => Ok(()),
             Write::Postgres(pool) => sqlx::query("SELECT 1").execute(pool).await.map(drop),
@@ -145,6 +148,10 @@ impl Db {
 
     /// The database's clock, in milliseconds since 1970.
     pub async fn now(&self) -> sqlx::Result<i64> {
+        if self.dialect == Dialect::Sqlite {
+            // It runs in this process.
+            return Ok(Utc::now().timestamp_millis());
+        }
         sqlx::query(sql(format!("SELECT {} AS now", self.dialect.now())))
             .fetch_one(&self.read)
             .await?

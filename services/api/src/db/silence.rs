@@ -52,11 +52,7 @@ impl Silence {
 
     /// Asks both kinds of connections, as those of one kind may all be dead, and notes whether they answer.
     pub async fn check(&mut self, db: &Db) -> sqlx::Result<()> {
-        let asked = within(ANSWER, async {
-            db.now().await?;
-            db.check_writers().await
-        });
-        let answer = asked.await;
+        let answer = within(ANSWER, db.check()).await;
         if answer.is_ok() {
             self.answered = Instant::now();
         }
