@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::{FutureExt as _, StreamExt as _};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use stepcast_sdnext_sim::{Config, Fault};
@@ -12,6 +13,7 @@ use stepcast_tests::sim::Sim;
 use stepcast_tests::stack::{Setup, Stack};
 use stepcast_tests::wait::{until, within};
 use tokio::process::Command;
+use tokio::time::sleep;
 
 fn job(prompt: &str, more: &Value) -> Value {
     let mut body = json!({"prompt": prompt, "steps": 2, "width": 256, "height": 256});
@@ -310,4 +312,33 @@ async fn somebody_elses_queued_render_is_not_taken_for_a_left_over() {
     assert_eq!(answer.json["images"].as_array().map(Vec::len), Some(1));
     assert_eq!(sim.truth().interrupts_received, 0, "nobody's render was interrupted");
     assert!(sim.truth().finished.iter().any(|job| job.prompt == "theirs" && job.outcome == "done"));
+}
+
+#[tokio::test]
+async fn an_idle_backend_is_woken_by_work_and_asks_about_once_a_second_without_any() {
+    let sim = Sim::start(Duration::from_millis(1)).await.unwrap();
+    let stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    let client = async_nats::connect(stack.nats.url()).await.unwrap();
+    let mut claims = client.subscribe("stepcast.v1.rpc.claim").await.unwrap();
+    client.flush().await.unwrap();
+    sleep(Duration::from_secs(6)).await;
+    let mut asked = 0;
+    while claims.next().now_or_never().flatten().is_some() {
+        asked += 1;
+    }
+    assert!((3..=9).contains(&asked), "it asked {asked} times in six seconds");
+
+    let mut waits = Vec::new();
+    for n in 0..15_u64 {
+        // The moments at which it asks by itself are a second apart, so this meets them nowhere near.
+        sleep(Duration::from_millis(100 + 37 * n)).await;
+        let asked_at = sim.truth().now;
+        let id = http.submit(&json!({"prompt": "quick", "steps": 1, "width": 64, "height": 64})).await;
+        http.ended(&id).await;
+        let render = sim.truth().finished.pop().expect("a job that has ended was rendered");
+        waits.push(Duration::from_micros(u64::try_from(render.started_at - asked_at).unwrap()));
+    }
+    waits.sort();
+    assert!(waits[7] < Duration::from_millis(250), "without a wake half of them wait for 500 ms: {waits:?}");
 }

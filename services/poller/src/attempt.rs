@@ -3,6 +3,7 @@
 //! `started` is recorded just before the POST and counts the attempt; a claim given back earlier costs none. From then
 //! on the POST's answer is the only truth, and the event stream decides whether we may still say it.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use stepcast_shared::events::{self, LifecycleEvent, RecordError};
@@ -15,13 +16,15 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 use crate::a1111::task_id;
 use crate::body::{self, Render};
 use crate::context::Shared;
+use crate::inflight::InFlight;
+use crate::known::Known;
 use crate::lease::Lease;
 use crate::memory::Memory;
 use crate::outcome::{self, Outcome};
 use crate::pace::Pace;
 use crate::recover::Note;
 use crate::sample::Sample;
-use crate::sdnext::{LogEnd, SdNext, Unusable};
+use crate::sdnext::{LogEnd, SdNext};
 use crate::stop::Stop;
 use crate::store;
 use crate::tracker::Tracker;
@@ -46,6 +49,8 @@ pub struct Attempt<'a> {
     pub model: Option<String>,
     /// Id of work that the server shows and that is not there.
     pub left_over: Option<&'a str>,
+    pub known: &'a mut Known,
+    pub inflight: &'a mut InFlight,
     pub memory: &'a mut Memory,
     pub pace: &'a mut Pace,
     /// Called once the render begins.
@@ -56,12 +61,12 @@ impl Attempt<'_> {
     /// Runs it to its end. Never fails: what goes wrong becomes the job's outcome, or gives the claim back.
     ///
     /// Returns how it ended, if it was posted at all.
-    pub async fn run(self) -> Option<Ended> {
+    pub async fn run(mut self) -> Option<Ended> {
         let span = info_span!("attempt", job_id = %self.claim.job_id, attempt = self.claim.attempt, backend = %self.backend);
         self.run_in_span().instrument(span).await
     }
 
-    async fn run_in_span(self) -> Option<Ended> {
+    async fn run_in_span(&mut self) -> Option<Ended> {
         let render = match self.prepare().await {
             Ok(render) => render,
             Err(Unready::GiveBack(reason)) => {
@@ -87,15 +92,18 @@ impl Attempt<'_> {
 
         let plan = render.plan.clone();
         let mut tracker = Tracker::new(plan, &self.memory.weights, Some(&baseline));
-        let log_end = self.sdnext.log_end().await;
+        let log_end = self.known.log_end(self.sdnext).await;
         self.note_inflight().await;
         let begun = Instant::now();
         let watch = Watch::new(self.shared, self.sdnext, &self.claim, self.backend, begun);
         let expected = render.plan.expected(render.images_sent);
         let post = self.sdnext.render(render.path, render.body);
+        // The claim is kept alive until the outcome is recorded, images that wait for their store included.
+        let mut holding = pin!(watch.hold());
         let (answer, returned) = tokio::select! {
             answer = post => (answer, Some(Instant::now())),
-            never = watch.follow(&mut tracker) => match never {},
+            never = watch.poll(&mut tracker) => match never {},
+            never = &mut holding => match never {},
             () = watch.gave_up() => (Answer::Transport {
                 kind: TransportKind::TimedOut,
                 message: "it did not stop when it was interrupted".to_owned(),
@@ -110,12 +118,18 @@ impl Attempt<'_> {
             Answer::Transport { .. } => Remains::Nothing,
         };
         if stop == Some(Stop::Lost) {
+            self.known.forget();
             warn!("the claim is somebody else's; nothing more is said of this attempt");
-            return Some(Ended { remains, failure: Some(outcome::internal("The claim was lost.")) });
+            let failure = Some(outcome::internal("The claim was lost."));
+            return Some(Ended { remains, failure, rendered: false });
         }
         let verdict = self.judge(&expected, answer, &mut tracker, stop, log_end).await;
-        if matches!(verdict, Verdict::Completed { .. }) {
+        let rendered = matches!(verdict, Verdict::Completed { .. });
+        if rendered {
             self.memory.learn(&tracker.finish(duration));
+            self.known.rendered();
+        } else {
+            self.known.forget();
         }
         let ending =
             Outcome { claim: &self.claim, backend: self.backend, duration, stop, stopped_after: None };
@@ -126,13 +140,11 @@ impl Attempt<'_> {
             };
             self.conclude(verdict, Outcome { stopped_after, ..ending }, started, &watch).await
         };
-        // The claim is kept alive while images are stored and the outcome is recorded.
         let failure = tokio::select! {
             failure = concluding => failure,
-            never = watch.hold() => match never {},
+            never = &mut holding => match never {},
         };
-        self.clear_inflight().await;
-        Some(Ended { remains, failure })
+        Some(Ended { remains, failure, rendered })
     }
 
     async fn prepare(&self) -> Result<Render, Unready> {
@@ -156,7 +168,7 @@ impl Attempt<'_> {
 
     /// What the server shows just before the POST. An error says why this is no time for one.
     async fn baseline(&self) -> Result<Sample, String> {
-        let sample = self.sdnext.sample().await.map_err(|error| error.to_string())?;
+        let sample = self.known.sample(self.sdnext).await.map_err(|error| error.to_string())?;
         let Sample::Seen(seen) = &sample else {
             return Err("the server answers, and not as SD.Next does".to_owned());
         };
@@ -332,25 +344,13 @@ impl Attempt<'_> {
     }
 
     /// Tells a later holder of this backend what is being rendered.
-    ///
-    /// Best effort: without it a render that outlives its poller counts as somebody else's.
-    async fn note_inflight(&self) {
-        let history_end = match self.sdnext.history().await {
-            // A task's own name says more than a history, and whoever speaks of neither is retried.
-            Err(Unusable::Odd(_)) => 0.0,
-            Ok(rows) => rows.last().map_or(0.0, |row| row.timestamp),
-            Err(error) => return warn!(error = %error, "render not noted"),
-        };
-        let note = Note { claim: self.claim.clone(), posted_at: Timestamp::now(), history_end };
-        let note = serde_json::to_vec(&note).expect("a note holds only what JSON can say");
-        if let Err(error) = self.shared.inflight.put(self.backend.as_str(), note.into()).await {
-            warn!(error = %error, "render not noted");
-        }
-    }
-
-    async fn clear_inflight(&self) {
-        if let Err(error) = self.shared.inflight.delete(self.backend.as_str()).await {
-            warn!(error = %error, "note of a render not cleared");
+    async fn note_inflight(&mut self) {
+        match self.known.mark(self.sdnext).await {
+            Ok(behind) => {
+                let note = Note { claim: self.claim.clone(), posted_at: Timestamp::now(), behind };
+                self.inflight.note(&note).await;
+            }
+            Err(error) => warn!(error = %error, "render not noted"),
         }
     }
 }
@@ -362,6 +362,8 @@ pub struct Ended {
     pub remains: Remains,
     /// Why it was no success.
     pub failure: Option<JobError>,
+    /// Whether the server rendered all that it was asked for.
+    pub rendered: bool,
 }
 
 /// What a server may go on showing of an attempt that has ended.

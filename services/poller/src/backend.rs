@@ -1,12 +1,14 @@
 //! One backend: held by lease, looked at, and given one job at a time.
 
+mod look;
+
 use std::time::Duration;
 
 use async_nats::Subscriber;
 use futures_util::StreamExt as _;
 use futures_util::stream::SelectAll;
 use stepcast_shared::ids::JobId;
-use stepcast_shared::messages::{BackendCondition, BackendMode, BackendState, ErrorCode, Timestamp};
+use stepcast_shared::messages::{BackendCondition, BackendMode, BackendState, ErrorCode};
 use stepcast_shared::rpc::{self, Claim, ClaimAnswer, ClaimRequest};
 use stepcast_shared::subjects;
 use tokio::sync::watch;
@@ -16,6 +18,8 @@ use tracing::{info, warn};
 use crate::attempt::{Attempt, Ended, Remains};
 use crate::config::BackendSpec;
 use crate::context::Shared;
+use crate::inflight::InFlight;
+use crate::known::Known;
 use crate::lease::Lease;
 use crate::memory::Memory;
 use crate::pace::Pace;
@@ -24,21 +28,13 @@ use crate::quarantine::Quarantine;
 use crate::recover::Recovery;
 use crate::report::report;
 use crate::sample::{Observation, Sample};
-use crate::sdnext::{Look, SdNext};
+use crate::sdnext::SdNext;
 use crate::verifier::{Answer, Evidence, TransportKind, Verdict, verify};
 
 /// How often an idle backend asks for work when nobody wakes it, and one that cannot work is looked at.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How often an idle backend is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long a server without a model counts as starting. Afterwards a job may come: it makes the server load one.
-const STARTING: Duration = Duration::from_mins(1);
-/// Time without any change after which shown work counts as left over: after an exception a server reads busy for ever.
-const FROZEN: Duration = Duration::from_mins(2);
-/// The same for labels that a slow server shows as well.
-const STUCK: Duration = Duration::from_mins(20);
-/// Idle looks in a row after somebody else's work, a second apart.
-const LOOKS_AFTER_FOREIGN: u32 = 2;
 /// Longest wait for a small render; it may have to load a checkpoint first.
 const PROBE_TIMEOUT: Duration = Duration::from_mins(3);
 /// Longest wait for an answer to a claim.
@@ -52,6 +48,8 @@ pub struct Backend {
     state: watch::Sender<Option<BackendState>>,
     pace: Pace,
     memory: Memory,
+    known: Known,
+    inflight: InFlight,
     /// Work that the server shows and that is not there: its stage's id.
     left_over: Option<String>,
     /// What the server has shown without change, and since when.
@@ -71,6 +69,7 @@ impl Backend {
         let sdnext = SdNext::new(&spec, shared.config.render_timeout)?;
         let memory = Memory::open(shared.config.weights_dir.as_deref(), &spec.id);
         let pace = Pace::new(shared.config.posts_per_minute);
+        let inflight = InFlight::new(shared.inflight.clone(), spec.id.clone());
         Ok(Self {
             shared,
             spec,
@@ -78,6 +77,8 @@ impl Backend {
             state: watch::Sender::new(None),
             pace,
             memory,
+            known: Known::default(),
+            inflight,
             left_over: None,
             frozen: None,
             idle_looks: 0,
@@ -102,7 +103,12 @@ impl Backend {
             match Lease::acquire(leases, &self.spec.id, poller, config.sole_holder, tasks).await {
                 Ok(Some(lease)) => {
                     info!(backend = %self.spec.id, epoch = lease.epoch, "backend held");
+                    self.known.forget();
+                    self.inflight.give_up();
                     self.hold(&lease).await;
+                    if !lease.is_lost() {
+                        self.inflight.clear().await;
+                    }
                     self.state.send_replace(None);
                 }
                 Ok(None) => {}
@@ -134,6 +140,7 @@ impl Backend {
                     self.probe(lease).await;
                 }
                 if !fit {
+                    self.inflight.clear().await;
                     // What cannot take work must not swallow what would wake an idle backend.
                     wakes = SelectAll::new();
                     self.pause(ASK_EVERY).await;
@@ -142,6 +149,7 @@ impl Backend {
             }
             let wait = self.pace.wait(Instant::now());
             if !wait.is_zero() {
+                self.rest().await;
                 self.pause(wait.min(ASK_EVERY)).await;
                 continue;
             }
@@ -155,10 +163,12 @@ impl Backend {
                     looked = None;
                 }
                 ClaimAnswer::HeldBack { .. } => {
+                    self.inflight.clear().await;
                     wakes = SelectAll::new();
                     self.pause(ASK_EVERY).await;
                 }
                 ClaimAnswer::Nothing => {
+                    self.rest().await;
                     tokio::select! {
                         () = self.pause(ASK_EVERY) => {}
                         Some(_) = wakes.next() => {}
@@ -171,6 +181,7 @@ impl Backend {
     async fn run_claim(&mut self, lease: &Lease, claim: Claim) {
         let (job_id, model) =
             (claim.job_id, self.state.borrow().as_ref().and_then(|state| state.model.clone()));
+        let may_load = claim.request.model.is_some() || !claim.request.sdnext.is_empty();
         let attempt = Attempt {
             shared: &self.shared,
             sdnext: &self.sdnext,
@@ -179,11 +190,19 @@ impl Backend {
             claim,
             model,
             left_over: self.left_over.as_deref(),
+            known: &mut self.known,
+            inflight: &mut self.inflight,
             memory: &mut self.memory,
             pace: &mut self.pace,
             rendering: &|| say(&self.state, BackendCondition::Busy, Some(job_id)),
         };
-        let Some(Ended { remains, failure }) = attempt.run().await else { return };
+        let Some(Ended { remains, failure, rendered }) = attempt.run().await else { return };
+        if !rendered {
+            self.inflight.clear().await;
+        }
+        if may_load || !rendered {
+            self.sdnext.may_have_loaded();
+        }
         let failure = failure.as_ref().map(|error| (error.code, error.message.as_str()));
         self.quarantine.note(failure, Instant::now());
         if remains == Remains::Nothing {
@@ -209,116 +228,6 @@ impl Backend {
         outcome.is_ok()
     }
 
-    /// Looks at the server and says what it is doing.
-    async fn look(&mut self) -> BackendCondition {
-        let (condition, model, foreign, message) = match self.sdnext.look().await {
-            Err(error) => (BackendCondition::Down, None, None, Some(error.to_string())),
-            Ok(look) => {
-                let (mut condition, foreign) = self.judge(&look);
-                let unfit = self.quarantine.reason();
-                if condition == BackendCondition::Idle && unfit.is_some() {
-                    condition = BackendCondition::Quarantined;
-                }
-                if condition == BackendCondition::Idle && self.held_back == Some(BackendMode::Draining) {
-                    condition = BackendCondition::Drained;
-                }
-                let message = match condition {
-                    BackendCondition::Starting => Some("SD.Next answers and has not loaded a model yet"),
-                    BackendCondition::Down => Some("a server answers, and not as SD.Next does"),
-                    _ => None,
-                };
-                let message = message.map(str::to_owned).or(unfit);
-                (condition, look.model, foreign, message)
-            }
-        };
-        let was = self.state.borrow().as_ref().map(|state| state.state);
-        if was != Some(condition) {
-            let backend = &self.spec.id;
-            if let Some(message) = &message {
-                warn!(%backend, ?condition, message, "backend changed");
-            } else {
-                info!(%backend, ?condition, "backend changed");
-            }
-        }
-        self.state.send_if_modified(|state| {
-            let new = BackendState {
-                id: self.spec.id.clone(),
-                state: condition,
-                url: self.spec.url.to_string(),
-                dialect: self.sdnext.dialect().as_str().to_owned(),
-                pools: self.shared.config.pools.clone(),
-                model,
-                job_id: None,
-                foreign,
-                message,
-                poller: self.shared.poller.clone(),
-                updated_at: Timestamp::now(),
-            };
-            let same = state
-                .as_ref()
-                .is_some_and(|old| BackendState { updated_at: old.updated_at, ..new.clone() } == *old);
-            *state = Some(new);
-            !same
-        });
-        condition
-    }
-
-    /// What a server that answers is doing, and whose work it shows if it is not ours.
-    fn judge(&mut self, look: &Look) -> (BackendCondition, Option<String>) {
-        let Sample::Seen(seen) = &look.sample else { return (BackendCondition::Down, None) };
-        if seen.is_active() && !self.is_left_over(seen) {
-            let percent = (seen.progress * 100.0).round();
-            let foreign = format!("{} {percent:.0} %", if seen.job.is_empty() { "work" } else { &seen.job });
-            // A server that loads its first model works for nobody.
-            let starting = look.model.is_none() && seen.job == "Load model";
-            let condition = if starting { BackendCondition::Starting } else { BackendCondition::Foreign };
-            self.idle_looks = if starting { 0 } else { LOOKS_AFTER_FOREIGN };
-            return (condition, (!starting).then_some(foreign));
-        }
-        if self.idle_looks > 0 {
-            // Recorded: one sample in sixty reads idle in the middle of a job.
-            self.idle_looks -= 1;
-            return (BackendCondition::Foreign, Some("ending".to_owned()));
-        }
-        if look.model.is_none() {
-            let since = *self.modelless_since.get_or_insert_with(Instant::now);
-            if since.elapsed() < STARTING {
-                return (BackendCondition::Starting, None);
-            }
-        } else {
-            self.modelless_since = None;
-        }
-        (BackendCondition::Idle, None)
-    }
-
-    /// Whether shown work is not there: it was shown when our POST had been answered, or has not moved for too long.
-    fn is_left_over(&mut self, seen: &Observation) -> bool {
-        if self.left_over.is_some() && self.left_over == seen.id {
-            return true;
-        }
-        if seen.id.is_none() {
-            // Servers without stages end what they have begun, whatever happens.
-            return false;
-        }
-        match &self.frozen {
-            Some((known, since)) if is_unmoved(known, seen) => {
-                // Recorded: an exception leaves these labels standing. Others may be a slow step or a large model.
-                let patience =
-                    if known.job == "Process" || known.job.starts_with("API-") { FROZEN } else { STUCK };
-                if since.elapsed() < patience {
-                    return false;
-                }
-                info!(backend = %self.spec.id, job = seen.job, "shown work has not moved; taken as left over");
-                self.left_over.clone_from(&seen.id);
-                true
-            }
-            _ => {
-                self.frozen = Some((seen.clone(), Instant::now()));
-                false
-            }
-        }
-    }
-
     /// Tries a server that is out of service with a small render of our own, once its rest is over.
     ///
     /// Only an idle server is tried, under our lease, as any job would be. One that answers success without images may
@@ -327,6 +236,7 @@ impl Backend {
         if !self.quarantine.is_probe_due(Instant::now()) || !lease.is_fresh() {
             return;
         }
+        self.known.forget();
         let mut verdict = self.probe_once().await;
         let wedged = |verdict: &Verdict| matches!(verdict, Verdict::Failed { failure, .. } if failure.code == ErrorCode::NoImages);
         if wedged(&verdict) {
@@ -382,6 +292,15 @@ impl Backend {
         }
     }
 
+    /// Says that there is nothing to do.
+    async fn rest(&mut self) {
+        let busy = self.state.borrow().as_ref().is_some_and(|state| state.state == BackendCondition::Busy);
+        if busy {
+            say(&self.state, BackendCondition::Idle, None);
+        }
+        self.inflight.clear().await;
+    }
+
     /// Says that the backend is empty once it was told that it is to be, until it may work again.
     ///
     /// It asks only while it renders nothing, so from then on nothing of ours runs on it.
@@ -431,8 +350,4 @@ fn say(state: &watch::Sender<Option<BackendState>>, condition: BackendCondition,
             state.message = None;
         }
     });
-}
-
-fn is_unmoved(known: &Observation, seen: &Observation) -> bool {
-    known.id == seen.id && known.sampling_step == seen.sampling_step && known.job == seen.job
 }

@@ -40,20 +40,35 @@ pub enum Trace {
     Ended(Vec<String>),
 }
 
-/// Finds the render that was posted at `posted_at` (seconds since 1970), when `last` was the newest row.
+/// A place in a server's history: so many renders of ours, each of them answered, after a row of this time.
 ///
-/// It is ours only if it is the one API render that began since then, and began at that time.
-pub fn trace(rows: &[Row], last: f64, posted_at: f64) -> Trace {
-    let since: Vec<&Row> = rows.iter().filter(|row| row.timestamp > last).collect();
+/// A history grows with every render and comes only as a whole, so it is not read again before each of them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The newest row when the history was read, in seconds since 1970 on the server's clock; 0 if there was none.
+    #[serde(rename = "history_end")]
+    pub end: f64,
+    /// Renders of ours that have begun and ended since.
+    #[serde(default, rename = "renders_since")]
+    pub renders: u32,
+}
+
+/// Finds the render that was posted at `posted_at` (seconds since 1970) behind a place in the history.
+///
+/// It is ours only if it is the next API render that began since then, and the only one that began at that time.
+pub fn trace(rows: &[Row], behind: Mark, posted_at: f64) -> Trace {
+    let since: Vec<&Row> = rows.iter().filter(|row| row.timestamp > behind.end).collect();
     let mut begins = since.iter().filter(|row| row.op == "begin" && row.job.starts_with("api-"));
-    let Some(begin) = begins.next() else { return Trace::None };
-    if (begin.timestamp - posted_at).abs() > TOLERANCE {
+    let at_that_time = |row: &&&Row| (row.timestamp - posted_at).abs() <= TOLERANCE;
+    let Some(begin) = begins.nth(behind.renders as usize).filter(at_that_time) else { return Trace::None };
+    let next = begins.next();
+    if next.as_ref().is_some_and(at_that_time) {
         return Trace::None;
     }
     let end = since.iter().find(|row| row.op == "end" && row.id == begin.id);
     // While it runs nothing else can have begun; afterwards others may have.
     match end {
-        None if begins.next().is_none() => Trace::Open,
+        None if next.is_none() => Trace::Open,
         None => Trace::None,
         Some(end) => {
             let within = |row: &&&Row| (begin.timestamp..=end.timestamp).contains(&row.timestamp);
@@ -101,23 +116,57 @@ mod tests {
         rows
     }
 
+    fn behind(end: f64) -> Mark {
+        Mark { end, renders: 0 }
+    }
+
     #[test]
     fn a_render_that_began_when_we_posted_is_ours() {
         let mut rows = render("theirs", 10.0, Some(12.0));
         rows.extend(render("ours", 100.3, None));
-        assert_eq!(trace(&rows, 12.0, 100.0), Trace::Open);
+        assert_eq!(trace(&rows, behind(12.0), 100.0), Trace::Open);
         rows.extend([row("ours", "api-txt", "end", 105.0)]);
         rows.extend(render("later", 106.0, None));
-        assert_eq!(trace(&rows, 12.0, 100.0), Trace::Ended(vec!["outputs/ours-image".to_owned()]));
+        assert_eq!(trace(&rows, behind(12.0), 100.0), Trace::Ended(vec!["outputs/ours-image".to_owned()]));
     }
 
     #[test]
     fn whatever_could_be_anothers_is_not_ours() {
-        assert_eq!(trace(&[], 0.0, 100.0), Trace::None, "it never began");
-        assert_eq!(trace(&render("late", 103.0, None), 12.0, 100.0), Trace::None, "it began at another time");
-        assert_eq!(trace(&render("old", 99.5, None), 99.6, 100.0), Trace::None, "it began before we looked");
+        assert_eq!(trace(&[], behind(0.0), 100.0), Trace::None, "it never began");
+        assert_eq!(
+            trace(&render("late", 103.0, None), behind(12.0), 100.0),
+            Trace::None,
+            "it began at another time"
+        );
+        assert_eq!(
+            trace(&render("old", 99.5, None), behind(99.6), 100.0),
+            Trace::None,
+            "it began before we looked"
+        );
         let mut rows = render("one", 100.1, None);
         rows.extend(render("two", 100.2, None));
-        assert_eq!(trace(&rows, 12.0, 100.0), Trace::None, "two began");
+        assert_eq!(trace(&rows, behind(12.0), 100.0), Trace::None, "two began");
+    }
+
+    #[test]
+    fn renders_that_were_ours_since_the_history_was_read_are_passed_over() {
+        let mut rows = render("first", 99.0, Some(99.4));
+        rows.extend(render("second", 99.5, Some(99.9)));
+        let third = Mark { end: 12.0, renders: 2 };
+        assert_eq!(trace(&rows, third, 100.0), Trace::None, "the third has not begun");
+        rows.extend(render("third", 100.1, None));
+        assert_eq!(trace(&rows, third, 100.0), Trace::Open);
+        rows.extend([row("third", "api-txt", "end", 105.0)]);
+        assert_eq!(trace(&rows, third, 100.0), Trace::Ended(vec!["outputs/third-image".to_owned()]));
+        let mut rows = render("first", 99.0, Some(99.4));
+        rows.extend(render("theirs", 99.5, Some(99.9)));
+        rows.extend(render("ours", 100.1, None));
+        assert_eq!(trace(&rows, Mark { end: 12.0, renders: 1 }, 100.0), Trace::None, "one more began");
+    }
+
+    #[test]
+    fn a_note_without_a_count_is_of_a_history_just_read() {
+        let mark: Mark = serde_json::from_str(r#"{"history_end": 12.5}"#).unwrap();
+        assert_eq!(mark, behind(12.5));
     }
 }

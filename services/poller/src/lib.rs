@@ -13,6 +13,8 @@ mod config;
 mod context;
 pub mod dialect;
 mod history;
+mod inflight;
+mod known;
 mod lease;
 mod memory;
 mod outcome;

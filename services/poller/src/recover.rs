@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::a1111::Task;
 use crate::body;
 use crate::context::Shared;
-use crate::history::{self, Trace};
+use crate::history::{self, Mark, Trace};
 use crate::lease::Lease;
 use crate::outcome::{self, Outcome};
 use crate::sdnext::{SdNext, Unusable};
@@ -41,8 +41,9 @@ pub struct Note {
     pub claim: Claim,
     /// When it was posted.
     pub posted_at: Timestamp,
-    /// The newest row of the server's history then, in seconds since 1970 on its clock.
-    pub history_end: f64,
+    /// Where the server's history stood.
+    #[serde(flatten)]
+    pub behind: Mark,
 }
 
 /// What an earlier holder left, and what it takes to bring it on.
@@ -102,7 +103,7 @@ impl Recovery<'_> {
             return Ok(if there { Trace::Open } else { Trace::None });
         }
         match self.sdnext.history().await {
-            Ok(rows) => Ok(history::trace(&rows, note.history_end, posted_at)),
+            Ok(rows) => Ok(history::trace(&rows, note.behind, posted_at)),
             // A server without a history tells nothing, now or later.
             Err(Unusable::Odd(_)) => Ok(Trace::None),
             Err(error) => Err(error),

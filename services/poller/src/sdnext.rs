@@ -8,6 +8,7 @@ use bytes::Bytes;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::a1111::Family;
@@ -22,6 +23,8 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer that costs the server no work. During sampling the slowest of a hundred takes 40 ms.
 const QUICK: Duration = Duration::from_secs(5);
+/// How long it is known which checkpoint is loaded: less than the time between two looks at an idle server.
+const MODEL_STANDS: Duration = Duration::from_millis(1500);
 /// Longest wait for a checkpoint to load.
 const RELOAD: Duration = Duration::from_mins(3);
 /// Log lines that are searched after a failure.
@@ -38,6 +41,8 @@ pub struct SdNext {
     family: Family,
     /// Whether that still holds: a server that was away may come back as another.
     probed: bool,
+    /// Title of the loaded checkpoint, and when it was asked for.
+    model: Option<(String, Instant)>,
 }
 
 /// Why a server cannot be used now.
@@ -97,6 +102,7 @@ impl SdNext {
             render_timeout,
             family: Family::default(),
             probed: false,
+            model: None,
         })
     }
 
@@ -127,6 +133,11 @@ impl SdNext {
         look
     }
 
+    /// Has the next look ask which checkpoint is loaded, however short ago it was asked.
+    pub fn may_have_loaded(&mut self) {
+        self.model = None;
+    }
+
     async fn look_once(&mut self) -> Result<Look, Unusable> {
         if !self.probed {
             self.family = self.probe().await?;
@@ -138,12 +149,16 @@ impl SdNext {
         }
     }
 
-    async fn look_at_sdnext(&self) -> Result<Look, Unusable> {
-        let sample = Sample::from_body(&self.get("/sdapi/v1/progress?skip_current_image=true").await?);
-        let checkpoint = self.get("/sdapi/v1/checkpoint").await?;
-        let checkpoint: Option<Checkpoint> = serde_json::from_slice(&checkpoint).ok();
-        let loaded = checkpoint.filter(|checkpoint| checkpoint.class.is_some());
-        Ok(Look { sample, model: loaded.and_then(|checkpoint| checkpoint.title) })
+    async fn look_at_sdnext(&mut self) -> Result<Look, Unusable> {
+        let sample = self.sample().await?;
+        if self.model.as_ref().is_none_or(|(_, at)| at.elapsed() >= MODEL_STANDS) {
+            let at = Instant::now();
+            let checkpoint = self.get("/sdapi/v1/checkpoint").await?;
+            let checkpoint: Option<Checkpoint> = serde_json::from_slice(&checkpoint).ok();
+            let loaded = checkpoint.filter(|checkpoint| checkpoint.class.is_some());
+            self.model = loaded.and_then(|checkpoint| checkpoint.title).map(|title| (title, at));
+        }
+        Ok(Look { sample, model: self.model.as_ref().map(|(title, _)| title.clone()) })
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Bytes, Unusable> {

@@ -11,7 +11,7 @@ use stepcast_shared::messages::{Envelope, EventSeq, JobMessage, ProgressUpdate, 
 use stepcast_shared::rpc::{self, Claim, HeldClaim, RenewOutcome, RenewRequest, Renewed};
 use stepcast_shared::subjects::{self, Kind};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::a1111::Task;
@@ -21,8 +21,12 @@ use crate::sdnext::{SdNext, Unusable};
 use crate::stop::Stop;
 use crate::tracker::{Progress, Tracker};
 
+/// When a render is first looked at: what is over by then had nothing to be seen.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
 /// How often a claim is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// When it is renewed first. It is fresh; what the answer may tell is a cancel asked for before its order was heard.
+const FIRST_RENEWAL: Duration = Duration::from_millis(500);
 /// Longest wait for an answer to a renewal.
 const RENEW_TIMEOUT: Duration = Duration::from_secs(3);
 /// Unchanged progress is repeated this often, so that whoever comes late knows it too.
@@ -115,15 +119,7 @@ impl<'a> Watch<'a> {
         asked.expect("it was waited for")
     }
 
-    /// Watches until dropped. Cancel-safe: what is lost is at most one poll or one renewal.
-    pub async fn follow(&self, tracker: &mut Tracker) -> Infallible {
-        tokio::select! {
-            never = self.poll(tracker) => never,
-            never = self.hold() => never,
-        }
-    }
-
-    /// Holds the claim, and hears who asks to stop, until dropped. Cancel-safe as [`Watch::follow`] is.
+    /// Holds the claim, and hears who asks to stop, until dropped. Cancel-safe: what is lost is at most one renewal.
     pub async fn hold(&self) -> Infallible {
         tokio::select! {
             never = self.keep_claim() => never,
@@ -157,8 +153,10 @@ impl<'a> Watch<'a> {
         }
     }
 
-    async fn poll(&self, tracker: &mut Tracker) -> Infallible {
-        let mut ticks = interval(self.shared.config.poll_interval);
+    /// Looks at the render, and says how far it is, until dropped. Cancel-safe: what is lost is at most one look.
+    pub async fn poll(&self, tracker: &mut Tracker) -> Infallible {
+        let interval = self.shared.config.poll_interval;
+        let mut ticks = interval_at(self.begun + interval.min(FIRST_LOOK), interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut said: Option<(Instant, Said)> = None;
         let mut seq = EventSeq::FIRST_PROGRESS;
@@ -248,7 +246,7 @@ impl<'a> Watch<'a> {
     async fn keep_claim(&self) -> Infallible {
         let claim = HeldClaim { job_id: self.claim.job_id, token: self.claim.token };
         let request = RenewRequest { claims: vec![claim] };
-        let mut ticks = interval(RENEW_EVERY);
+        let mut ticks = interval_at(self.begun + FIRST_RENEWAL, RENEW_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
