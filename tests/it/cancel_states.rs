@@ -29,6 +29,9 @@ async fn cancel(http: &Http, id: &str) {
     assert!(job["cancelling"] == true || job["status"] == "cancelled", "it is visible at once: {job}");
 }
 
+/// Whether a render is where its cancel is to find it.
+type There = fn(&Running) -> bool;
+
 /// What became of the renders of a prompt.
 fn outcomes(sim: &Sim, prompt: &str) -> Vec<String> {
     let finished = sim.truth().finished.into_iter().filter(|render| render.prompt == prompt);
@@ -40,7 +43,7 @@ async fn a_render_is_cancelled_in_whatever_stage_it_is() {
     let sim = slow().await;
     let stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
     let http = stack.http();
-    let stages: [(&str, Value, fn(&Running) -> bool); 4] = [
+    let stages: [(&str, Value, There); 4] = [
         ("loading", json!({"model": "Diffusers/tiny-sd-b"}), |render| render.stage == "Load model"),
         ("sampling", json!({"steps": 30}), |render| render.step >= 2),
         ("decoding", json!({"steps": 1}), |render| render.stage == "VAE Decode"),

@@ -209,6 +209,10 @@ async fn work_of_somebody_else_is_waited_for_and_never_reported_as_a_jobs() {
         })
         .await;
         let id = http.submit(&job(&json!({"prompt": "ours"}))).await;
+        let reason = async |id: &str| http.job(id).await["waiting_for"].as_str().map(str::to_owned);
+        assert_eq!(reason(&id).await.as_deref(), Some("foreign_work"));
+        let nowhere = http.submit(&job(&json!({"pool": "nowhere"}))).await;
+        assert_eq!(reason(&nowhere).await.as_deref(), Some("no_capable_backend"));
         http.ended(&id).await
     };
     let (answer, ended) = tokio::join!(post, ours);
