@@ -61,7 +61,7 @@ def backend_is_drained(page):
 
 def backend_shows_its_job(page):
     prompt = unique("seen on its backend")
-    job_id = page.server.submit(prompt, steps=100, backend="demo-slow")
+    job_id = page.server.submit(prompt, steps=400, backend="demo-slow")
 
     def shown():
         text = page.backend("demo-slow").text
@@ -109,7 +109,7 @@ def queue_shows_places_and_reasons(page):
 
 def queue_tells_when_a_job_starts(page):
     # Enough has been rendered by then for a guess.
-    ids = [page.server.submit(unique("long"), steps=40) for _ in range(8)]
+    ids = [page.server.submit(unique("long"), steps=100) for _ in range(8)]
     words = ("About", "Any moment")
     page.until("it is told", lambda: page.queue_part(ids[7], "queue-time").text.startswith(words), JOB)
     page.until("a running one moves", lambda: "Sampling" in page.find("queue-rows").text, JOB)
@@ -186,9 +186,9 @@ def statistics_are_shown(page):
     for name in ("chart-history", "chart-outcomes", "chart-waiting"):
         chart = page.until(f"{name} is drawn", lambda name=name: page.find(name).find_element(By.TAG_NAME, "svg"))
         require(chart.get_attribute("aria-label"), f"{name} says nothing to a screen reader")
-    before = page.find("stats-now").text
-    job_id = page.server.submit(unique("counted"), steps=100, backend="demo-slow")
-    page.until("what runs is counted", lambda: page.find("stats-now").text != before, JOB)
+    page.until("nothing runs", lambda: page.find("stats-now").text == "0", JOB)
+    job_id = page.server.submit(unique("counted"), steps=400, backend="demo-slow")
+    page.until("what runs is counted", lambda: page.find("stats-now").text == "1", JOB)
     page.server.cancel(job_id)
     page.view("backends")
     page.until("a backend's card has its figures", lambda: "Completed" in page.backend("demo-fast").text)
@@ -198,7 +198,7 @@ def lost_connection_is_not_hidden(page):
     page.open()
     require(not page.find("banner").is_displayed(), "a page that is connected says that it is not")
     prompt = unique("ends while nobody looks")
-    job_id = page.server.submit(prompt, steps=30, backend="demo-slow")
+    job_id = page.server.submit(prompt, steps=60, backend="demo-slow")
     page.until("it runs", lambda: job_id in page.job_ids() and page.status(job_id) == "running", JOB)
     page.link.cut()
     page.until("the page says that it is not live", lambda: page.find("banner").is_displayed())

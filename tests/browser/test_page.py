@@ -22,7 +22,10 @@ from selenium.webdriver.support.ui import Select
 import lists
 import panels
 from browser import JOB, Failure, Page, require, start_browser, tiny_png, unique
+from contrast import faint_texts
 from server import Link, Server
+
+VIEWS = ("jobs", "new", "queue", "backends", "statistics", "api")
 
 # Follows a card from inside the page, where no sample between two polls is missed.
 WATCH_PROGRESS = """
@@ -229,7 +232,7 @@ def every_control_has_a_name(page):
 
 
 def no_sideways_scroll(page):
-    for view in ("jobs", "new", "queue", "backends", "statistics", "api"):
+    for view in VIEWS:
         page.open(f"/?view={view}")
         page.driver.execute_script("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
         for width in (360, 768, 1400):
@@ -247,6 +250,20 @@ def dark_scheme_is_dark(page):
         ink = page.luminance("body", "color")
         require((ground < 0.2) == dark, f"the {scheme} ground has luminance {ground:.2f}")
         require(abs(ground - ink) > 0.6, f"text hardly stands out in {scheme}: {ground:.2f} against {ink:.2f}")
+
+
+def text_stands_out(page):
+    for scheme in ("dark", "light"):
+        page.set_scheme(scheme)
+        for view in VIEWS:
+            page.open(f"/?view={view}")
+            # What is asked for colours its parts by what it finds: the last to come is waited for.
+            if view == "statistics":
+                page.until("figures are shown", lambda: page.find("stats-body").is_displayed())
+            if view == "backends":
+                page.until("backends are shown", lambda: page.all("backend-card"))
+            faint = faint_texts(page.driver)
+            require(not faint, f"hard to read in {view}, {scheme}: {faint}")
 
 
 def nothing_is_loaded_from_elsewhere(page):
@@ -278,6 +295,7 @@ CHECKS = [
     every_control_has_a_name,
     no_sideways_scroll,
     dark_scheme_is_dark,
+    text_stands_out,
     nothing_is_loaded_from_elsewhere,
 ]
 
