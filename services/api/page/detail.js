@@ -82,7 +82,9 @@ class JobDetail {
   // A recorded step brings more than its message says: attempts, times, the end's details.
   #heard() {
     const job = this.#store.jobs.get(this.#id);
-    if (!job) this.#missing = this.#answer === null ? this.#missing : "This job was deleted.";
+    if (this.#store.isRemoved(this.#id)) this.#missing = "This job was deleted.";
+    // Forgotten for want of room, or because no list shows it: here it is still wanted.
+    else if (!job) this.#store.applySnapshot(this.#answer);
     else if (job.status !== this.#answer?.status || job.attempt !== this.#answer?.attempt) this.#poll.nudge();
     this.#schedule();
   }

@@ -93,6 +93,11 @@ class JobStore {
     this.#drop(id);
   }
 
+  /** Whether a job was forgotten for good. */
+  isRemoved(id) {
+    return this.#removed.has(id);
+  }
+
   /** Newest first. UUIDv7 ids sort by the time they were minted. */
   ordered() {
     return [...this.jobs.values()].sort((a, b) => (a.job_id < b.job_id ? 1 : -1));
