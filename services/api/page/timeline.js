@@ -18,6 +18,9 @@ const SPAN_WORDS = {
   render: "Rendering", failed: "Failed attempts",
 };
 
+/** Milliseconds between two moments: of these even short ones tell something. */
+const formatSpan = (span) => (span < 1000 ? `${Math.round(span)} ms` : formatDuration(span / 1000));
+
 /** The moments that are known, each with its name, time in milliseconds, and what the time before it was spent on. */
 function momentsOf(job) {
   const told = job.timeline ?? {};
@@ -43,10 +46,10 @@ function timelineNodes(job) {
   if (moments.length < 2) return [];
   const first = moments[0].at;
   const total = moments.at(-1).at - first;
-  const nodes = [heading("Timeline", words("span", "hint", total > 0 ? formatDuration(total / 1000) : ""))];
+  const nodes = [heading("Timeline", words("span", "hint", total > 0 ? formatSpan(total) : ""))];
   if (total > 0) nodes.push(timelineBar(moments, total));
   const items = moments.map(({ name, at }, index) => {
-    const since = index === 0 ? "" : `+${formatDuration((at - moments[index - 1].at) / 1000)}`;
+    const since = index === 0 ? "" : `+${formatSpan(at - moments[index - 1].at)}`;
     const time = element("time", { textContent: secondFormat.format(at), title: momentFormat.format(at) });
     return element("li", {}, words("span", "", name), time, words("span", "hint", since));
   });
@@ -73,6 +76,6 @@ function timelineBar(moments, total) {
     if (width > 0) bar.append(box(`span-${kind}`, from * 1000, 0, Math.max(1.5, width * 1000), 12));
   }
   const legend = element("ul", { className: "legend" }, ...[...spans].filter(([, time]) => time > 0).map(([kind, time]) =>
-    element("li", { className: `key-${kind}` }, `${SPAN_WORDS[kind]} ${formatDuration(time / 1000)}`)));
+    element("li", { className: `key-${kind}` }, `${SPAN_WORDS[kind]} ${formatSpan(time)}`)));
   return element("div", { className: "timeline-bar" }, bar, legend);
 }
