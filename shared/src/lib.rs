@@ -11,6 +11,7 @@ pub mod health;
 pub mod ids;
 pub mod job;
 pub mod messages;
+pub mod meter;
 pub mod nats;
 pub mod origin;
 pub mod problem;

@@ -3,7 +3,7 @@
 //! An answer's payload is the result itself; a refusal says so in the headers `Nats-Service-Error-Code` and
 //! `Nats-Service-Error`, as NATS micro services do, with problem+json as payload.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use serde::de::DeserializeOwned;
@@ -337,6 +337,25 @@ pub enum Error {
 
 /// Sends a request and reads its answer, waiting at most `timeout`.
 pub async fn call<Q: Serialize, A: DeserializeOwned>(
+    client: &Client,
+    name: &str,
+    request: &Q,
+    timeout: Duration,
+) -> Result<A, Error> {
+    let asked = Instant::now();
+    let answer = ask(client, name, request, timeout).await;
+    let outcome = match &answer {
+        Ok(_) => "ok",
+        Err(Error::Unavailable(_)) => "unavailable",
+        Err(Error::Refused(_)) => "refused",
+        Err(Error::Undecodable(_)) => "undecodable",
+    };
+    metrics::histogram!("stepcast_rpc_seconds", "name" => name.to_owned(), "outcome" => outcome)
+        .record(asked.elapsed());
+    answer
+}
+
+async fn ask<Q: Serialize, A: DeserializeOwned>(
     client: &Client,
     name: &str,
     request: &Q,

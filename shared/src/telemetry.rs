@@ -3,13 +3,14 @@
 use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{LogFormat, TelemetryConfig};
+use crate::meter;
 
 /// Starts logs and metrics, and installs the process's TLS provider; call it first thing in `main`.
 ///
@@ -28,5 +29,5 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<PrometheusHandle> {
         LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
     }
     .context("logging was set up before")?;
-    PrometheusBuilder::new().install_recorder().context("metrics were set up before")
+    meter::install()
 }

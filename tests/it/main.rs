@@ -32,6 +32,7 @@ mod sqlite;
 mod stats;
 mod storage;
 mod submits;
+mod timeline;
 mod tls;
 mod topology;
 mod twelve_jobs;

@@ -13,6 +13,7 @@ use crate::db::jobs::{self, JobRow};
 use crate::db::projection::{self, RecordedEvent};
 use crate::db::retention;
 use crate::error::Error;
+use crate::meter;
 use crate::state::AppState;
 
 /// One job of an owner, as new as its events. Where the stream does not answer, as new as the row.
@@ -56,7 +57,10 @@ async fn apply(state: &AppState, last: &StoredEvent) -> Result<(), Error> {
     let event =
         RecordedEvent { sequence: last.sequence, stored_at: last.stored_at, message: &message, envelope };
     let mut transaction = state.db.begin().await?;
-    projection::apply(&mut transaction, state.db.dialect, &event).await?;
+    let moved = projection::apply(&mut transaction, state.db.dialect, &event).await?;
     transaction.commit().await?;
+    if let Some(moved) = moved {
+        meter::moved(&moved, &message, last.stored_at);
+    }
     Ok(())
 }

@@ -14,6 +14,7 @@ mod error;
 mod fresh;
 mod images;
 mod kept;
+mod meter;
 mod outbox;
 mod outlook;
 mod progress;
@@ -38,7 +39,7 @@ use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use stepcast_shared::health::{self, ReadyCheck};
 use stepcast_shared::shutdown::Supervisor;
-use stepcast_shared::{nats, server, storage};
+use stepcast_shared::{meter as shared_meter, nats, server, storage};
 use tokio::net::TcpListener;
 
 pub use crate::config::{ApiConfig, Config, Limits, RetentionConfig};
@@ -56,6 +57,7 @@ pub async fn build(
     client: Client,
     supervisor: &Supervisor,
 ) -> anyhow::Result<(Router, ReadyCheck)> {
+    meter::declare();
     let db = Db::open(&config.database_url, supervisor).await?;
     let silence = Silence::new();
     let jetstream = async_nats::jetstream::new(client.clone());
@@ -93,6 +95,7 @@ pub async fn build(
     supervisor.spawn("projector", projector::run(db.clone(), client.clone(), jetstream, stopping.clone()));
     supervisor.spawn("progress", progress::follow(client.clone(), state.progress.clone(), stopping.clone()));
     supervisor.spawn("backends", backends::follow(client.clone(), state.backends.clone(), stopping.clone()));
+    supervisor.spawn("gauges", meter::watch(state.clone(), stopping.clone()));
     supervisor.spawn("rpc", rpc::serve(state.clone(), supervisor.clone()));
     supervisor.spawn("health", watch_health(db, silence, client, ready.clone(), stopping.clone()));
     Ok((routes::router(state), ready))
@@ -109,6 +112,7 @@ pub async fn start(
     let client = nats::connect("api", &config.nats).await?;
     nats::prepare(&client).await.context("NATS is not ready for Stepcast")?;
     let (router, ready) = build(&config.api, client, supervisor).await?;
+    supervisor.spawn("metrics", shared_meter::upkeep(metrics.clone(), supervisor.stopping().clone()));
     let router =
         router.merge(health::router(ReadyCheck::merge(&[ready]), Some(metrics))).fallback(server::not_found);
     let address = server::serve(router, listener, supervisor)?;

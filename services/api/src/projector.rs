@@ -13,12 +13,13 @@ use stepcast_shared::subjects;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::db::projection::{self, RecordedEvent};
+use crate::db::projection::{self, Moved, RecordedEvent};
 use crate::db::silence::in_time;
 use crate::db::{Db, outbox};
+use crate::meter;
 
 /// Name of the durable consumer.
-const CONSUMER: &str = "api-projector";
+pub const CONSUMER: &str = "api-projector";
 /// Events applied in one transaction.
 const BATCH: usize = 128;
 /// Pause before an event that could not be applied comes again.
@@ -104,6 +105,16 @@ impl Projector {
     /// Applies a batch and acknowledges it, or asks for all of it again.
     async fn apply(&self, events: Vec<Readable>) -> anyhow::Result<()> {
         let applied = in_time(self.apply_all(&events)).await;
+        if let Ok(moves) = &applied {
+            let now = chrono::Utc::now().timestamp_millis();
+            for (event, moved) in events.iter().zip(moves) {
+                metrics::histogram!("stepcast_projection_seconds")
+                    .record((now - event.stored_at).max(0) as f64 / 1000.0);
+                if let Some(moved) = moved {
+                    meter::moved(moved, &event.decoded, event.stored_at);
+                }
+            }
+        }
         for event in &events {
             let kind = if applied.is_ok() { AckKind::Ack } else { AckKind::Nak(Some(AGAIN_AFTER)) };
             event.message.ack_with(kind).await.map_err(anyhow::Error::from_boxed)?;
@@ -122,9 +133,11 @@ impl Projector {
         Ok(())
     }
 
-    async fn apply_all(&self, events: &[Readable]) -> sqlx::Result<()> {
+    /// Returns of each event what is told of its row, if that moved.
+    async fn apply_all(&self, events: &[Readable]) -> sqlx::Result<Vec<Option<Moved>>> {
         let mut transaction = self.db.begin().await?;
         let mut authors = Vec::with_capacity(events.len());
+        let mut moves = Vec::with_capacity(events.len());
         for event in events {
             let recorded = RecordedEvent {
                 sequence: event.sequence,
@@ -132,7 +145,7 @@ impl Projector {
                 message: &event.decoded,
                 envelope: &event.envelope,
             };
-            projection::apply(&mut transaction, self.db.dialect, &recorded).await?;
+            moves.push(projection::apply(&mut transaction, self.db.dialect, &recorded).await?);
             // A start is recorded by a poller, never through the outbox.
             if !matches!(event.decoded, JobMessage::Started(_)) {
                 let headers = event.message.headers.as_ref();
@@ -141,7 +154,8 @@ impl Projector {
             }
         }
         outbox::remove(&mut transaction, &authors).await?;
-        transaction.commit().await
+        transaction.commit().await?;
+        Ok(moves)
     }
 
     async fn put_aside(&self, message: &Message) -> anyhow::Result<()> {

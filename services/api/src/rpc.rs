@@ -1,6 +1,6 @@
 //! The NATS micro service `stepcast`: what other services ask of api, shared out over its replicas.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use async_nats::service::{self, Request, ServiceExt as _};
@@ -27,6 +27,7 @@ use crate::db::jobs;
 use crate::dispatch;
 use crate::error::Error;
 use crate::fresh;
+use crate::meter;
 use crate::retry;
 use crate::state::AppState;
 use crate::stats;
@@ -92,7 +93,7 @@ pub async fn serve(state: AppState, supervisor: Supervisor) -> anyhow::Result<()
 }
 
 async fn answer(state: &AppState, name: &'static str, request: &Request) {
-    let payload = &request.message.payload;
+    let (payload, begun) = (&request.message.payload, Instant::now());
     let result = match name {
         rpc::CLAIM => {
             // A claim that is answered too late is a job that nobody renders for a lease, so it is rolled back.
@@ -120,6 +121,7 @@ async fn answer(state: &AppState, name: &'static str, request: &Request) {
         rpc::RETRY => with(payload, async |q: RetryRequest| tell(retry_all(state, &q).await)).await,
         _ => unreachable!("only these endpoints are served"),
     };
+    meter::rpc(name, result.is_ok(), begun.elapsed());
     let sent = match result {
         Ok(payload) => request.respond(Ok(payload.into())).await,
         Err(problem) => refuse(state, request, &problem).await,

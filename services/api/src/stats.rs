@@ -25,6 +25,8 @@ use crate::state::AppState;
 
 /// The windows whose throughput is always told.
 const TOLD: [StatsWindow; 3] = [StatsWindow::FiveMinutes, StatsWindow::Hour, StatsWindow::Day];
+/// Kinds of unended jobs that are told apart; the smallest beyond are left out, as all of it is one message.
+const MOST_KINDS: usize = 100;
 /// For how long counts are kept.
 const KEEP: Keep = Keep { least: Duration::from_secs(1), most: Duration::from_mins(1) };
 
@@ -144,9 +146,15 @@ fn queue(at: i64, groups: Vec<DepthGroup>) -> QueueStats {
             depth.oldest_pending_seconds = minted_at(&group.first_id).map(|then| seconds((at - then).max(0)));
         }
     }
-    queue.by_pool_and_priority = by_kind.into_values().collect();
-    let ages = queue.by_pool_and_priority.iter().filter_map(|depth| depth.oldest_pending_seconds);
+    let ages = by_kind.values().filter_map(|depth| depth.oldest_pending_seconds);
     queue.oldest_pending_seconds = ages.reduce(f64::max);
+    let mut kinds: Vec<QueueDepth> = by_kind.into_values().collect();
+    if kinds.len() > MOST_KINDS {
+        kinds.sort_by_key(|depth| std::cmp::Reverse(depth.pending + depth.running));
+        kinds.truncate(MOST_KINDS);
+        kinds.sort_by_key(|depth| (depth.pool.clone(), std::cmp::Reverse(depth.priority)));
+    }
+    queue.by_pool_and_priority = kinds;
     queue
 }
 
@@ -211,16 +219,23 @@ mod tests {
         assert_eq!(minted_at(&first_id(millis)), Some(millis));
     }
 
+    fn group(status: &str, pool: &str, priority: i64, jobs: i64, id: &str) -> DepthGroup {
+        let (status, pool, first_id) = (status.to_owned(), pool.to_owned(), id.to_owned());
+        DepthGroup { status, pool, priority, jobs, first_id }
+    }
+
+    #[test]
+    fn of_many_kinds_the_largest_are_told() {
+        let groups = (0..300).map(|n| group("pending", &format!("pool-{n:03}"), 1, n + 1, &first_id(1_000)));
+        let queue = queue(2_000, groups.collect());
+        assert_eq!((queue.pending, queue.by_pool_and_priority.len()), (45_150, MOST_KINDS));
+        assert_eq!(queue.by_pool_and_priority[0].pool.as_str(), "pool-200");
+        assert_eq!(queue.oldest_pending_seconds, Some(1.0));
+    }
+
     #[test]
     fn depths_are_by_pool_and_urgent_first() {
         let old = first_id(1_000_000);
-        let group = |status: &str, pool: &str, priority, jobs, id: &str| DepthGroup {
-            status: status.to_owned(),
-            pool: pool.to_owned(),
-            priority,
-            jobs,
-            first_id: id.to_owned(),
-        };
         let queue = queue(
             1_002_500,
             vec![

@@ -10,6 +10,7 @@ use stepcast_shared::events::{self, LifecycleEvent, RecordError};
 use stepcast_shared::ids::BackendId;
 use stepcast_shared::messages::{Complete, EventSeq, JobError, JobMessage, Started, Status, Timestamp};
 use stepcast_shared::rpc::{self, Claim, HeldClaim, ReleaseRequest};
+use stepcast_shared::subjects::Kind;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument as _, error, info, info_span, warn};
 
@@ -20,6 +21,8 @@ use crate::inflight::InFlight;
 use crate::known::Known;
 use crate::lease::Lease;
 use crate::memory::Memory;
+use crate::meter;
+use crate::moments::Begun;
 use crate::outcome::{self, Outcome};
 use crate::pace::Pace;
 use crate::recover::Note;
@@ -67,6 +70,7 @@ impl Attempt<'_> {
     }
 
     async fn run_in_span(&mut self) -> Option<Ended> {
+        let dispatched = Timestamp::now();
         let render = match self.prepare().await {
             Ok(render) => render,
             Err(Unready::GiveBack(reason)) => {
@@ -88,6 +92,7 @@ impl Attempt<'_> {
         let started = self.start(&render).await?;
         (self.rendering)();
         info!("render started");
+        meter::model_swaps(self.backend, render.plan.model);
         self.pace.note(Instant::now());
 
         let plan = render.plan.clone();
@@ -95,6 +100,7 @@ impl Attempt<'_> {
         let log_end = self.known.log_end(self.sdnext).await;
         self.note_inflight().await;
         let begun = Instant::now();
+        let clock = Begun { dispatched, posted: Timestamp::now() };
         let watch = Watch::new(self.shared, self.sdnext, &self.claim, self.backend, begun);
         let expected = render.plan.expected(render.images_sent);
         let post = self.sdnext.render(render.path, render.body);
@@ -123,16 +129,25 @@ impl Attempt<'_> {
             let failure = Some(outcome::internal("The claim was lost."));
             return Some(Ended { remains, failure, rendered: false });
         }
+        let moments = clock.moments(&tracker.seen(), returned.map(|_| duration));
         let verdict = self.judge(&expected, answer, &mut tracker, stop, log_end).await;
         let rendered = matches!(verdict, Verdict::Completed { .. });
         if rendered {
-            self.memory.learn(&tracker.finish(duration));
+            let timings = tracker.finish(duration);
+            meter::stages(self.backend, &timings);
+            self.memory.learn(&timings);
             self.known.rendered();
         } else {
             self.known.forget();
         }
-        let ending =
-            Outcome { claim: &self.claim, backend: self.backend, duration, stop, stopped_after: None };
+        let ending = Outcome {
+            claim: &self.claim,
+            backend: self.backend,
+            duration,
+            stop,
+            stopped_after: None,
+            moments: Some(moments),
+        };
         let concluding = async {
             let stopped_after = match returned {
                 Some(returned) if stop == Some(Stop::Cancelled) => watch.stopped_after(returned).await,
@@ -271,6 +286,7 @@ impl Attempt<'_> {
         watch: &Watch<'_>,
     ) -> Option<JobError> {
         let (store, patience) = (&*self.shared.images, self.shared.config.store_patience);
+        let judged = Instant::now();
         let decided = outcome::decide(&context, verdict, store, patience, watch.asked()).await;
         let Some(message) = decided else {
             warn!("the claim was lost before the images were stored; nothing more is said of this attempt");
@@ -282,9 +298,13 @@ impl Attempt<'_> {
             JobMessage::Retrying(retrying) => Some(retrying.error.clone()),
             JobMessage::Queued(_) | JobMessage::Started(_) | JobMessage::Progress(_) => None,
         };
+        let decided_at = Instant::now();
         self.record(message, started).await;
-        metrics::counter!("stepcast_attempts_total", "outcome" => kind.as_str()).increment(1);
-        metrics::histogram!("stepcast_attempt_seconds").record(context.duration.as_secs_f64());
+        if kind == Kind::Completed {
+            meter::stage(self.backend, "storing", decided_at - judged);
+            meter::stage(self.backend, "recording", decided_at.elapsed());
+        }
+        meter::attempt(self.backend, kind, failure.as_ref().map(|error| error.code), context.duration);
         info!(outcome = %kind, seconds = context.duration.as_secs_f64(), "render ended");
         failure
     }

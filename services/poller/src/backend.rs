@@ -90,7 +90,7 @@ impl Backend {
 
     /// Works until the process stops.
     pub async fn run(mut self) -> anyhow::Result<()> {
-        let reporting = report(self.shared.client.clone(), self.state.subscribe());
+        let reporting = report(self.shared.client.clone(), self.spec.id.clone(), self.state.subscribe());
         tokio::select! {
             () = self.work() => Ok(()),
             never = reporting => match never {},

@@ -17,6 +17,8 @@ mod inflight;
 mod known;
 mod lease;
 mod memory;
+mod meter;
+mod moments;
 mod outcome;
 mod pace;
 pub mod plan;
@@ -39,7 +41,7 @@ use async_nats::Client;
 use metrics_exporter_prometheus::PrometheusHandle;
 use stepcast_shared::health::{self, ReadyCheck};
 use stepcast_shared::shutdown::Supervisor;
-use stepcast_shared::{nats, server, storage, subjects};
+use stepcast_shared::{meter as shared_meter, nats, server, storage, subjects};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -58,6 +60,7 @@ pub async fn build(
     supervisor: &Supervisor,
 ) -> anyhow::Result<ReadyCheck> {
     config.check()?;
+    meter::declare();
     let jetstream = async_nats::jetstream::new(client.clone());
     let leases = jetstream.get_key_value(subjects::LEASES_BUCKET).await.context("no bucket of leases")?;
     let inflight =
@@ -101,6 +104,7 @@ pub async fn start(
     let client = nats::connect("poller", &config.nats).await?;
     nats::prepare(&client).await.context("NATS is not ready for Stepcast")?;
     let ready = build(&config.poller, client, supervisor).await?;
+    supervisor.spawn("metrics", shared_meter::upkeep(metrics.clone(), supervisor.stopping().clone()));
     let router = health::router(ReadyCheck::merge(&[ready]), Some(metrics)).fallback(server::not_found);
     let address = server::serve(router, listener, supervisor)?;
     tracing::info!(%address, "poller is running");

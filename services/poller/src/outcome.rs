@@ -13,7 +13,7 @@ use rand::Rng as _;
 use serde_json::Value;
 use stepcast_shared::ids::BackendId;
 use stepcast_shared::messages::{
-    Complete, ErrorCode, EventSeq, JobError, JobMessage, Output, Retrying, Status,
+    Complete, ErrorCode, EventSeq, JobError, JobMessage, Moments, Output, Retrying, Status, Timestamp,
 };
 use stepcast_shared::rpc::Claim;
 use tokio::time::{Instant, sleep};
@@ -44,6 +44,16 @@ pub struct Outcome<'a> {
     pub stop: Option<Stop>,
     /// From the first request to cancel to the POST's answer, if both came.
     pub stopped_after: Option<Duration>,
+    /// When the attempt got where, if that was seen by us.
+    pub moments: Option<Moments>,
+}
+
+impl Outcome<'_> {
+    /// With the moment at which images were stored, if there are any.
+    fn stored(&self, outputs: &[Output]) -> Self {
+        let now = (!outputs.is_empty()).then(Timestamp::now);
+        Self { moments: self.moments.map(|moments| Moments { stored: now, ..moments }), ..*self }
+    }
 }
 
 /// Stores the images of a verdict, and says how the attempt ended; `None` if the claim was lost over it.
@@ -59,7 +69,10 @@ pub async fn decide(
     let unkept = match verdict {
         Verdict::Completed { images, info } => {
             match keep(context, images, false, store, patience, asked).await {
-                Ok(outputs) => return Some(JobMessage::Complete(completed(context, outputs, info))),
+                Ok(outputs) => {
+                    let context = context.stored(&outputs);
+                    return Some(JobMessage::Complete(completed(&context, outputs, info)));
+                }
                 Err(unkept) => unkept,
             }
         }
@@ -68,7 +81,8 @@ pub async fn decide(
             let patience = patience.min(STORE_BRIEFLY);
             let outputs = keep(context, partial, true, store, patience, asked).await.unwrap_or_default();
             let Failure { code, message, retryable, answer } = failure;
-            return Some(end(context, JobError { code, message, retryable, answer }, outputs));
+            let context = context.stored(&outputs);
+            return Some(end(&context, JobError { code, message, retryable, answer }, outputs));
         }
     };
     let Unkept { error, stop } = unkept;
@@ -131,7 +145,7 @@ fn completed(context: &Outcome<'_>, outputs: Vec<Output>, info: Value) -> Comple
         backend: Some(context.backend.clone()),
         recovered: false,
         stopped_after_seconds: None,
-        timeline: None,
+        timeline: context.moments,
     }
 }
 
@@ -142,7 +156,7 @@ pub fn end(context: &Outcome<'_>, error: JobError, outputs: Vec<Output>) -> JobM
     if context.stop == Some(Stop::Shutdown) {
         let message = "The poller was stopped while it rendered.".to_owned();
         let error = JobError { code: ErrorCode::BackendUnavailable, message, retryable: true, answer: None };
-        return retrying(claim, backend, error, Duration::ZERO);
+        return retrying(context, error, Duration::ZERO);
     }
     let error = match context.stop {
         Some(Stop::Stalled) => JobError {
@@ -169,13 +183,15 @@ pub fn end(context: &Outcome<'_>, error: JobError, outputs: Vec<Output>) -> JobM
             status: Status::Cancelled,
             outputs,
             stopped_after_seconds,
+            timeline: context.moments,
             ..failed
         });
     }
     if error.retryable && claim.attempt < claim.request.max_attempts {
-        return retrying(claim, backend, error, pause_before(claim.attempt + 1));
+        return retrying(context, error, pause_before(claim.attempt + 1));
     }
-    JobMessage::Complete(Complete { outputs, ..failed(claim, backend, error, Some(context.duration)) })
+    let failed = failed(claim, backend, error, Some(context.duration));
+    JobMessage::Complete(Complete { outputs, timeline: context.moments, ..failed })
 }
 
 /// The message of a render that was adopted after its poller was lost.
@@ -186,17 +202,17 @@ pub fn recovered(message: JobMessage) -> JobMessage {
     }
 }
 
-fn retrying(claim: &Claim, backend: &BackendId, error: JobError, pause: Duration) -> JobMessage {
+fn retrying(context: &Outcome<'_>, error: JobError, pause: Duration) -> JobMessage {
     JobMessage::Retrying(Retrying {
-        job_id: claim.job_id,
+        job_id: context.claim.job_id,
         status: Status::Pending,
-        attempt: claim.attempt,
+        attempt: context.claim.attempt,
         seq: EventSeq::RETRYING,
         reason: error.code,
         next_attempt_in_seconds: seconds(pause),
         error,
-        backend: backend.clone(),
-        timeline: None,
+        backend: context.backend.clone(),
+        timeline: context.moments,
     })
 }
 

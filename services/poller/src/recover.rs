@@ -123,8 +123,14 @@ impl Recovery<'_> {
     /// The outcome of the attempt: its saved files where they may be adopted, otherwise another attempt.
     async fn conclude(&self, note: &Note, trace: Trace) -> JobMessage {
         let duration = (Timestamp::now().0 - note.posted_at.0).to_std().unwrap_or_default();
-        let context =
-            Outcome { claim: &note.claim, backend: self.backend, duration, stop: None, stopped_after: None };
+        let context = Outcome {
+            claim: &note.claim,
+            backend: self.backend,
+            duration,
+            stop: None,
+            stopped_after: None,
+            moments: None,
+        };
         if let Trace::Ended(files) = trace
             && self.shared.config.adopt
             && let Some(verdict) = self.adopt(&note.claim, &files).await

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use async_nats::Client;
+use stepcast_shared::ids::BackendId;
 use stepcast_shared::messages::{BackendState, Timestamp};
 use stepcast_shared::subjects;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::warn;
+
+use crate::meter;
 
 /// A third of the age at which the stream forgets a state.
 const REPEAT_EVERY: Duration = Duration::from_secs(10);
@@ -15,10 +18,12 @@ const REPEAT_EVERY: Duration = Duration::from_secs(10);
 /// Publishes what `states` says; never returns. `None` is said by nobody: another poller holds the backend.
 pub async fn report(
     client: Client,
+    backend: BackendId,
     mut states: watch::Receiver<Option<BackendState>>,
 ) -> std::convert::Infallible {
     loop {
         let state = states.borrow_and_update().clone();
+        meter::state(&backend, state.as_ref().map(|state| state.state));
         if let Some(state) = state {
             let state = BackendState { updated_at: Timestamp::now(), ..state };
             let payload = serde_json::to_vec(&state).expect("a state holds only what JSON can say");

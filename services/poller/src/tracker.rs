@@ -13,9 +13,12 @@ mod clock;
 mod follow;
 mod passes;
 mod rate;
+mod seen;
 mod sight;
 mod task;
 pub(crate) mod timeline;
+
+pub use self::seen::Seen;
 
 use std::time::Duration;
 
@@ -92,6 +95,7 @@ pub struct Tracker {
     last: Option<Observation>,
     /// Whether the newest poll showed our job.
     confirmed: bool,
+    seen: Seen,
 }
 
 /// Whose work the polls show.
@@ -140,6 +144,7 @@ impl Tracker {
             changed: Duration::ZERO,
             last: None,
             confirmed: false,
+            seen: Seen::default(),
         }
     }
 
@@ -147,15 +152,16 @@ impl Tracker {
     pub fn observe(&mut self, at: Duration, sample: &Sample) {
         self.now = self.now.max(at);
         self.confirmed = false;
-        let seen = match sample {
-            Sample::Seen(seen) => seen,
-            Sample::Task(task) => {
-                self.take_in_task(task);
-                self.clock.poll(self.now);
-                return;
-            }
+        match sample {
+            Sample::Seen(seen) => self.take_in_server(seen),
+            Sample::Task(task) => self.take_in_task(task),
             Sample::Missed => return,
-        };
+        }
+        self.note_moments();
+        self.clock.poll(self.now);
+    }
+
+    fn take_in_server(&mut self, seen: &Observation) {
         if !self.is_left_over(seen) {
             let sight = Sight::of(seen);
             if self.phase == Phase::Foreign && shows_an_end(sight) {
@@ -172,7 +178,6 @@ impl Tracker {
         if self.confirmed {
             self.note_change(seen);
         }
-        self.clock.poll(self.now);
     }
 
     /// Keeps what was seen of our job, and when that last was something new.

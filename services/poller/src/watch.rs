@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::a1111::Task;
 use crate::context::Shared;
+use crate::meter;
 use crate::sample::Sample;
 use crate::sdnext::{SdNext, Unusable};
 use crate::stop::Stop;
@@ -176,14 +177,21 @@ impl<'a> Watch<'a> {
                 // The flag is wiped by the next stage anyhow; it is raised again with the next tick.
                 warn!(error = %error, "interrupt not delivered");
             }
+            let asked = Instant::now();
             let sample = match self.sdnext.sample_task(&mut task).await {
-                Ok(sample) => sample,
+                Ok(sample) => {
+                    meter::poll(self.backend, asked.elapsed());
+                    sample
+                }
                 Err(Unusable::RateLimited) => {
                     metrics::counter!("stepcast_polls_refused_total").increment(1);
                     sleep(LIMITER_PAUSE).await;
                     Sample::Missed
                 }
-                Err(_) => Sample::Missed,
+                Err(_) => {
+                    metrics::counter!("stepcast_polls_missed_total").increment(1);
+                    Sample::Missed
+                }
             };
             if let Sample::Seen(seen) = &sample
                 && seen.is_active()

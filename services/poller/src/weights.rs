@@ -69,7 +69,8 @@ impl Cost {
         Self::Saving,
     ];
 
-    fn name(self) -> &'static str {
+    /// The word by which it is stored and counted.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Loading => "loading",
             Self::Preparing => "preparing",
@@ -103,6 +104,15 @@ impl Timings {
         if units.is_finite() && units > 0.0 && seconds > 0.0 {
             self.entries.push((cost, units, seconds));
         }
+    }
+
+    /// How long each kind took over the whole job, of those that were seen.
+    pub fn totals(&self) -> impl Iterator<Item = (Cost, Duration)> {
+        Cost::ALL.into_iter().filter_map(|cost| {
+            let of_kind = self.entries.iter().filter(|(kind, ..)| *kind == cost);
+            let seconds = of_kind.map(|(.., seconds)| seconds).sum::<f64>();
+            Some((cost, Duration::try_from_secs_f64(seconds).ok().filter(|took| !took.is_zero())?))
+        })
     }
 
     /// Seconds per unit of one kind over the whole job, if it was seen.

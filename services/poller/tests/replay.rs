@@ -3,6 +3,7 @@
 mod replay {
     pub(crate) mod answers;
     pub(crate) mod made_up;
+    pub(crate) mod moments;
     pub(crate) mod properties;
     pub(crate) mod recordings;
     pub(crate) mod tracker;

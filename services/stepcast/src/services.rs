@@ -11,7 +11,7 @@ use stepcast_poller::{BackendSpec, PollerConfig};
 use stepcast_shared::config::NatsConfig;
 use stepcast_shared::health::{self, ReadyCheck};
 use stepcast_shared::shutdown::Supervisor;
-use stepcast_shared::{nats, server};
+use stepcast_shared::{meter, nats, server};
 use url::Url;
 
 use crate::sections::Sections;
@@ -56,6 +56,7 @@ pub async fn build(
         sole_holder: settings.embedded_nats,
         ..poller
     };
+    supervisor.spawn("metrics", meter::upkeep(metrics.clone(), supervisor.stopping().clone()));
     nats::prepare(client).await.context("NATS is not ready for Stepcast")?;
     let (api_routes, api_check) =
         stepcast_api::build(&api, client.clone(), supervisor).await.context("the api cannot start")?;

@@ -121,7 +121,7 @@ pub struct QueueStats {
     pub running: u64,
     /// Age of the job that was accepted first among those that wait; null if none does.
     pub oldest_pending_seconds: Option<f64>,
-    /// The same by pool and priority, where there are any.
+    /// The same by pool and priority, where there are any; of more than 100 the largest.
     pub by_pool_and_priority: Vec<QueueDepth>,
 }
 
@@ -147,7 +147,7 @@ pub struct Throughput {
     pub window: StatsWindow,
     /// Its length.
     pub window_seconds: u32,
-    /// The part of it that was counted, from its end: all of it, or what the last million ended jobs cover.
+    /// The part of it that was counted, from its end: all of it, or what the last half million ended jobs cover.
     pub counted_seconds: f64,
     /// Jobs that were completed.
     pub jobs_completed: u64,
@@ -192,7 +192,7 @@ pub struct BackendStats {
 /// What ended within a window, as far as its jobs are still kept: who deletes a job takes it out of the figures too.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WindowFigures {
-    /// The part of the window that was counted, from its end: all of it, or what the last million ended jobs cover.
+    /// The part of the window that was counted, from its end: all of it, or what the last half million ended jobs cover.
     pub counted_seconds: f64,
     /// Jobs that were completed.
     pub jobs_completed: u64,

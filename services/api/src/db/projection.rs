@@ -3,7 +3,7 @@
 //! Idempotent, and indifferent to order: a row keeps the greatest `(attempt, seq)` it has seen and never leaves a
 //! terminal state, so that replicas may apply the same events at the same time.
 
-use sqlx::AnyConnection;
+use sqlx::{Any, AnyConnection};
 use stepcast_shared::ids::{BackendId, JobId};
 use stepcast_shared::messages::{Complete, EventSeq, JobError, JobMessage, Moments, Retrying};
 
@@ -22,20 +22,36 @@ pub struct RecordedEvent<'a> {
     pub envelope: &'a str,
 }
 
+/// What is told of a row that moved.
+#[derive(Debug, sqlx::FromRow)]
+pub struct Moved {
+    /// Which backends may take it.
+    pub pool: String,
+    /// As the column holds it.
+    pub priority: i64,
+    /// When it was accepted; milliseconds since 1970, like the next.
+    pub created_at: i64,
+    /// When its last attempt began.
+    pub started_at: Option<i64>,
+}
+
 const IS_NEWS: &str = "id = $1 AND status IN ('pending', 'running') AND (attempt < $2 OR (attempt = $2 AND seq < $3) \
      OR event_seq IS NULL)";
 
-/// Applies one event; true if the row moved.
+/// Applies one event, and returns what is told of the row if it moved to another attempt or status.
 pub async fn apply(
     connection: &mut AnyConnection,
     dialect: Dialect,
     event: &RecordedEvent<'_>,
-) -> sqlx::Result<bool> {
+) -> sqlx::Result<Option<Moved>> {
     let (job_id, seq) = (event.message.job_id(), event.message.seq());
     let set = match event.message {
         // Only recorded messages reach the projector.
-        JobMessage::Progress(_) => return Ok(false),
-        JobMessage::Queued(_) => return queued(connection, job_id, event.sequence).await,
+        JobMessage::Progress(_) => return Ok(None),
+        JobMessage::Queued(_) => {
+            queued(connection, job_id, event.sequence).await?;
+            return Ok(None);
+        }
         JobMessage::Started(_) => {
             "status = 'running', started_at = $6, first_started_at = COALESCE(first_started_at, $6), backend = $7, \
              estimated_duration = $8, give_backs = 0"
@@ -54,9 +70,10 @@ pub async fn apply(
         ),
     };
     let statement = format!(
-        "UPDATE jobs SET attempt = $2, seq = $3, event_seq = $4, message = $5, {set} WHERE {IS_NEWS}"
+        "UPDATE jobs SET attempt = $2, seq = $3, event_seq = $4, message = $5, {set} WHERE {IS_NEWS} \
+         RETURNING pool, priority, created_at, started_at"
     );
-    let query = sqlx::query(sql(statement))
+    let query = sqlx::query_as::<Any, Moved>(sql(statement))
         .bind(job_id.to_string())
         .bind(i64::from(seq.attempt))
         .bind(i64::from(seq.seq))
@@ -82,7 +99,7 @@ pub async fn apply(
     if let Some(failure) = Failure::of(event.message) {
         note_failure(connection, job_id, seq, event.stored_at, &failure).await?;
     }
-    Ok(query.execute(&mut *connection).await?.rows_affected() > 0)
+    query.fetch_optional(&mut *connection).await
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the cast saturates, and no render lasts that long")]
@@ -90,13 +107,13 @@ fn millis(seconds: f64) -> i64 {
     (seconds * 1000.0) as i64
 }
 
-async fn queued(connection: &mut AnyConnection, job_id: JobId, sequence: u64) -> sqlx::Result<bool> {
-    let done = sqlx::query("UPDATE jobs SET event_seq = $2 WHERE id = $1 AND event_seq IS NULL")
+async fn queued(connection: &mut AnyConnection, job_id: JobId, sequence: u64) -> sqlx::Result<()> {
+    sqlx::query("UPDATE jobs SET event_seq = $2 WHERE id = $1 AND event_seq IS NULL")
         .bind(job_id.to_string())
         .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
         .execute(connection)
         .await?;
-    Ok(done.rows_affected() > 0)
+    Ok(())
 }
 
 /// What ended an attempt, if that failed.

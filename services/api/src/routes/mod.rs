@@ -26,6 +26,7 @@ use utoipa_axum::routes;
 
 use crate::db::silence::Silence;
 use crate::error::Error;
+use crate::meter;
 use crate::state::AppState;
 
 /// Everything that api serves.
@@ -62,6 +63,7 @@ pub fn router(state: AppState) -> Router {
         .layer(axum::middleware::from_fn_with_state(allowed, guard::own_pages_only))
         .layer(cors)
         .layer(CompressionLayer::new())
+        .layer(axum::middleware::from_fn(meter::http))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(TraceLayer::new_for_http())
 }
