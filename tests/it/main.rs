@@ -34,6 +34,7 @@ mod storage;
 mod submits;
 mod timeline;
 mod tls;
+mod topics;
 mod topology;
 mod twelve_jobs;
 mod websocket;

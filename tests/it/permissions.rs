@@ -78,6 +78,8 @@ fn writes() -> Vec<(String, &'static [&'static str])> {
         ("stepcast.v1.rpc.submit", &["gateway"]),
         ("stepcast.v1.rpc.cancel", &["gateway"]),
         ("stepcast.v1.rpc.retry", &["gateway"]),
+        // They change nothing; to ask is for those who tell others.
+        ("stepcast.v1.rpc.stats", &["gateway", "reader"]),
         ("stepcast.v1.backend.gpu", &["poller"]),
         ("stepcast.v1.wake.default", &["api"]),
         ("stepcast.v1.control.some-job", &["api"]),
@@ -134,7 +136,7 @@ async fn each_service_hears_what_concerns_it_and_nobody_hears_anothers_answers()
             // As published, before it is known to be recorded.
             (format!("stepcast.v1.event.{JOB}.completed"), &[]),
             ("stepcast.v1.rpc.claim".to_owned(), &["api"]),
-            ("stepcast.v1.backend.*".to_owned(), &["api", "reader"]),
+            ("stepcast.v1.backend.*".to_owned(), &["api", "gateway", "reader"]),
             ("stepcast.v1.wake.default".to_owned(), &["poller"]),
             ("stepcast.v1.control.some-job".to_owned(), &["poller"]),
             ("_INBOX.>".to_owned(), &[]),

@@ -1,5 +1,6 @@
 //! What the gateway itself says; everything else is passed on as it came.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,6 +10,7 @@ use stepcast_shared::problem::{FieldError, Problem};
 use stepcast_shared::rpc::{self, Accepted, CancelOutcome, RetryOutcome};
 
 use crate::protocol::{Code, Jobs, Rejection};
+use crate::topics::Topic;
 use crate::ws::Wire;
 
 /// Version of the conversation.
@@ -81,6 +83,8 @@ pub struct Confirmation {
     pub batch: bool,
     /// Whether there are more active jobs than the snapshot shows.
     pub truncated: bool,
+    /// What is watched beside jobs.
+    pub topics: BTreeSet<Topic>,
     /// The mark of the question.
     pub request_id: Option<String>,
 }
@@ -140,13 +144,13 @@ impl Answer {
 }
 
 impl Confirmation {
-    /// Confirms these jobs.
-    pub fn of(jobs: &Jobs, request_id: Option<String>) -> Self {
+    /// Confirms these jobs and topics.
+    pub fn of(jobs: &Jobs, topics: &BTreeSet<Topic>, request_id: Option<String>) -> Self {
         let job_ids = match jobs {
             Jobs::All => None,
             Jobs::Ids(ids) => Some(ids.clone()),
         };
-        Self { job_ids, request_id, ..Self::default() }
+        Self { job_ids, topics: topics.clone(), request_id, ..Self::default() }
     }
 }
 
@@ -220,8 +224,8 @@ mod tests {
     #[test]
     fn answers_have_the_shape_that_clients_know() {
         insta::assert_snapshot!(
-            body(Answer::SubscriptionConfirmed(Confirmation::of(&Jobs::All, None))),
-            @r#"{"data":{"batch":false,"job_ids":null,"previews":"none","recovered":null,"request_id":null,"truncated":false,"unknown":[]},"type":"subscription_confirmed"}"#
+            body(Answer::SubscriptionConfirmed(Confirmation::of(&Jobs::All, &BTreeSet::new(), None))),
+            @r#"{"data":{"batch":false,"job_ids":null,"previews":"none","recovered":null,"request_id":null,"topics":[],"truncated":false,"unknown":[]},"type":"subscription_confirmed"}"#
         );
         insta::assert_snapshot!(
             body(Answer::Pong { request_id: Some("r".to_owned()) }),

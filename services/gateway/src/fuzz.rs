@@ -66,7 +66,7 @@ fn check(message: &ClientMessage) {
             assert!(!subscribe.batch || subscribe.jobs == Jobs::All);
             assert!(subscribe.max_rate.is_none_or(|rate| rate > 0.0 && rate <= protocol::MAX_RATE));
         }
-        ClientMessage::Unsubscribe(jobs) => assert!(are_distinct(jobs)),
+        ClientMessage::Unsubscribe(jobs, _) => assert!(are_distinct(jobs)),
         ClientMessage::Ping => {}
         ClientMessage::Submit(jobs) => {
             assert!(!jobs.is_empty() && jobs.iter().all(serde_json::Value::is_object));

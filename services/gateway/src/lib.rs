@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use stepcast_shared::config::NatsConfig;
 use stepcast_shared::health::{self, ReadyCheck};
 use stepcast_shared::shutdown::Supervisor;
-use stepcast_shared::{nats, server};
+use stepcast_shared::{meter as shared_meter, nats, server};
 use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ use crate::hub::Hub;
 use crate::places::Places;
 use crate::reread::Reread;
 use crate::snapshot::Reader;
+use crate::topics::{Backends, Board, Statistics};
 
 mod answers;
 mod close;
@@ -51,6 +52,7 @@ mod reread;
 mod session;
 mod snapshot;
 mod sse;
+mod topics;
 mod upgrade;
 mod ws;
 
@@ -71,6 +73,7 @@ struct Gateway {
     client: Client,
     hub: Arc<Hub>,
     reader: Arc<Reader>,
+    board: Arc<Board>,
     stopping: CancellationToken,
     /// Upgraded sockets outlive the HTTP server, so they are counted here.
     connections: TaskTracker,
@@ -88,6 +91,7 @@ pub async fn start(
     let client = nats::connect("gateway", &config.nats).await?;
     nats::prepare_to_read(&client).await?;
     let (router, ready, drained) = assemble(&config.gateway, &config.nats, client, supervisor).await?;
+    supervisor.spawn("metrics", shared_meter::upkeep(metrics.clone(), drained.clone()));
     let router =
         router.merge(health::router(ReadyCheck::merge(&[ready]), Some(metrics))).fallback(server::not_found);
     let address = server::serve_until(router, listener, supervisor, drained)?;
@@ -114,6 +118,7 @@ async fn assemble(
     supervisor: &Supervisor,
 ) -> anyhow::Result<(Router, ReadyCheck, CancellationToken)> {
     config.check()?;
+    meter::declare();
     let limits = config.limits.clone();
     let feed = Arc::new(Feed::default());
     let hub = Arc::new(Hub::new(Arc::clone(&feed), limits.linger));
@@ -128,6 +133,13 @@ async fn assemble(
         every: limits.reread,
     };
     let fan_out = FanOut { nats: nats.clone(), feed: Arc::clone(&feed), hub: Arc::clone(&hub) };
+    let board = Arc::new(Board::default());
+    let statistics = Statistics {
+        board: Arc::clone(&board),
+        client: client.clone(),
+        patience: limits.request_timeout.min(SNAPSHOT_PATIENCE),
+    };
+    let backends = Backends { board: Arc::clone(&board), client: client.clone() };
     let drained = CancellationToken::new();
     let places = Places::new(limits.max_connections, limits.max_connections_per_address);
     let gateway = Arc::new(Gateway {
@@ -136,6 +148,7 @@ async fn assemble(
         client,
         hub,
         reader,
+        board,
         stopping: supervisor.stopping().clone(),
         connections: TaskTracker::new(),
         places: Arc::new(places),
@@ -144,6 +157,8 @@ async fn assemble(
     supervisor.spawn("gateway fan-out", fan_out.run(drained.clone()));
     feed.ready(FIRST_CONNECTION).await;
     supervisor.spawn("gateway reread", reread.run(drained.clone()));
+    supervisor.spawn("gateway statistics", statistics.run(drained.clone()));
+    supervisor.spawn("gateway backends", backends.run(drained.clone()));
     supervisor.spawn("gateway connections", tend(Arc::clone(&gateway), ready.clone(), drained.clone()));
     let router = Router::new()
         .route("/ws/progress", get(upgrade::upgrade))

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use stepcast_shared::meter::{self, Kind};
 
 use crate::outbox::Written;
 
@@ -64,4 +65,39 @@ impl Meter {
         self.writes_total.increment(writes);
         self.conflated_total.increment(conflated);
     }
+}
+
+/// Says what each metric is.
+pub fn declare() {
+    meter::declare_shared();
+    let [counter, counters, gauge, histogram] = [Kind::Counter, Kind::Counters, Kind::Gauge, Kind::Histogram];
+    meter::declare(&[
+        (gauge, "stepcast_gateway_connections", "Clients connected now"),
+        (counters, "stepcast_gateway_refused_total", "Clients that found no place, by reason"),
+        (gauge, "stepcast_gateway_nats_subscriptions", "Subscriptions on NATS now, of a job or of an owner"),
+        (gauge, "stepcast_gateway_topic_subscriptions", "Clients that watch a topic now"),
+        (counter, "stepcast_gateway_stats_unanswered_total", "Questions for statistics that no api answered"),
+        (counter, "stepcast_gateway_received_total", "Messages from NATS"),
+        (gauge, "stepcast_gateway_ingest_lag_seconds", "How far the loop is behind the server of NATS"),
+        (histogram, "stepcast_gateway_fan_out_seconds", "Processor time of one round of writes"),
+        (counter, "stepcast_gateway_frames_sent_total", "Messages that the loop has written"),
+        (counter, "stepcast_gateway_writes_total", "Calls in which it wrote them"),
+        (histogram, "stepcast_gateway_frames_per_write", "Messages that one call wrote"),
+        (
+            counter,
+            "stepcast_gateway_conflated_total",
+            "Progress that a newer one replaced before it was sent",
+        ),
+        (counter, "stepcast_gateway_overflows_total", "Clients for which too much waited"),
+        (counter, "stepcast_gateway_write_timeouts_total", "Clients that took nothing for too long"),
+        (counters, "stepcast_gateway_closes_total", "Goodbyes written to WebSockets, by code"),
+        (counter, "stepcast_gateway_resyncs_total", "Clients asked to come back because too much was missed"),
+        (counters, "stepcast_gateway_recoveries_total", "Answers to clients that came back, by outcome"),
+        (counter, "stepcast_gateway_gap_recovered_total", "Events found again after NATS was away"),
+        (counter, "stepcast_gateway_reread_recovered_total", "Events found again in the course of things"),
+        (counter, "stepcast_gateway_reread_jobs_total", "Jobs whose recorded events were read again"),
+        (counters, "stepcast_gateway_incomplete_snapshots_total", "Snapshots without an answer, by whose"),
+        (counter, "stepcast_gateway_undecodable_total", "Messages that could not be passed on"),
+        (counters, "stepcast_gateway_errors_total", "Errors told to clients, by code"),
+    ]);
 }

@@ -1,7 +1,7 @@
 //! What a client's message needs other services for. A connection runs its operations one after another, in the
 //! order they were asked for.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::outbox::Outbox;
 use crate::protocol::Jobs;
 use crate::replay::{Missed, Since};
 use crate::snapshot::{self, Active};
+use crate::topics::{Seat, Topic};
 
 /// When what was missed is asked for again, if NATS did not answer.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -34,6 +35,8 @@ pub enum Operation {
     Subscribe {
         /// Which.
         jobs: Jobs,
+        /// What is watched beside them, from now on.
+        topics: BTreeSet<Topic>,
         /// From when on what was missed is sent first.
         since: Option<Since>,
         /// Whether progress of all jobs may come many in one message.
@@ -54,6 +57,8 @@ pub enum Operation {
         jobs: Jobs,
         /// What is still watched.
         remaining: Jobs,
+        /// What is still watched beside jobs.
+        topics: BTreeSet<Topic>,
         /// The mark of the question.
         request_id: Option<String>,
     },
@@ -103,6 +108,7 @@ pub struct Workbench {
     owner: Owner,
     /// The connection's place in the hub.
     pub member: Member,
+    seat: Seat,
     outbox: Arc<Outbox>,
 }
 
@@ -110,22 +116,32 @@ impl Workbench {
     /// For a connection of this owner.
     pub fn new(gateway: &Arc<Gateway>, owner: Owner, outbox: Arc<Outbox>) -> Self {
         let member = gateway.hub.join(owner.clone(), Arc::clone(&outbox));
-        Self { gateway: Arc::clone(gateway), owner, member, outbox }
+        let seat = gateway.board.join(Arc::clone(&outbox));
+        Self { gateway: Arc::clone(gateway), owner, member, seat, outbox }
     }
 
     /// Does one thing. Dropping it midway leaves nothing behind once the member is dropped too.
     pub async fn run(self: Arc<Self>, operation: Operation) -> Outcome {
         match operation {
-            Operation::Subscribe { jobs, since, batch, max_rate, request_id } => {
+            Operation::Subscribe { jobs, topics, since, batch, max_rate, request_id } => {
                 self.outbox.set_max_rate(&jobs, max_rate);
-                let confirmation = Confirmation { batch, ..Confirmation::of(&jobs, request_id) };
-                self.watch(jobs, since, Some(confirmation)).await
+                let confirmation = Confirmation { batch, ..Confirmation::of(&jobs, &topics, request_id) };
+                if jobs == Jobs::Ids(Vec::new()) && !topics.is_empty() {
+                    self.confirm(Some(confirmation));
+                } else {
+                    self.watch(jobs, since, Some(confirmation)).await;
+                }
+                self.seat.watch(&topics);
+                Outcome::Answered
             }
-            Operation::Follow { ids } => self.watch(Jobs::Ids(ids), None, None).await,
-            Operation::Unsubscribe { jobs, remaining, request_id } => {
+            Operation::Follow { ids } => {
+                self.watch(Jobs::Ids(ids), None, None).await;
+                Outcome::Answered
+            }
+            Operation::Unsubscribe { jobs, remaining, topics, request_id } => {
                 self.unwatch(&jobs, &remaining);
-                self.outbox
-                    .answer(Answer::SubscriptionConfirmed(Confirmation::of(&remaining, request_id)).encode());
+                self.seat.watch_only(&topics);
+                self.confirm(Some(Confirmation::of(&remaining, &topics, request_id)));
                 Outcome::Answered
             }
             Operation::Submit { jobs, request_id } => {
@@ -157,7 +173,7 @@ impl Workbench {
     }
 
     /// Subscribes first and reads afterwards, so that nothing falls between; what is live meanwhile is held back.
-    async fn watch(&self, jobs: Jobs, since: Option<Since>, confirmation: Option<Confirmation>) -> Outcome {
+    async fn watch(&self, jobs: Jobs, since: Option<Since>, confirmation: Option<Confirmation>) {
         self.outbox.hold(&jobs);
         // Without NATS everything takes effect and is read once it is back.
         match &jobs {
@@ -184,7 +200,6 @@ impl Workbench {
             self.outbox.mark(place);
         }
         self.outbox.release();
-        Outcome::Answered
     }
 
     /// Up to where in the stream everything is told by what is read from now on; only where clients are told places.

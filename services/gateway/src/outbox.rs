@@ -2,7 +2,8 @@
 //!
 //! Two lanes. Events and answers are all sent, in order; if too many wait, the client is too slow and is closed.
 //! Progress is state: the latest of each job replaces the one not yet sent, so it cannot pile up. Events go first,
-//! and an event removes the older progress of its job, so that the order within a job holds across the lanes.
+//! and an event removes the older progress of its job, so that the order within a job holds across the lanes. Behind
+//! both goes what is watched beside jobs, of each matter the latest.
 //!
 //! What arrives here is news: the hub drops what does not go beyond what it has handed out. Only while a snapshot is
 //! taken are live messages held back here, and then those dropped that the snapshot has told.
@@ -10,6 +11,7 @@
 //! Whoever fills an outbox also writes it, by [`Outbox::flush`]: while the socket takes what is written, no task is
 //! woken. Only a socket that is behind is left to its connection's own task, which waits until it takes more.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -21,6 +23,7 @@ use tokio::sync::Notify;
 use crate::close::Close;
 use crate::frame::JobFrame;
 use crate::protocol::Jobs;
+use crate::topics::{Matter, Topic};
 use crate::ws::Wire;
 
 mod lanes;
@@ -167,6 +170,16 @@ impl Outbox {
     /// Drops unsent progress of these jobs; they are no longer watched.
     pub fn forget(&self, jobs: &Jobs) {
         self.lock().lanes.forget(jobs);
+    }
+
+    /// Queues the latest of a matter beside jobs, behind everything about jobs and in place of what is not sent yet.
+    pub fn latest(&self, matter: &Matter, wire: &Wire) {
+        self.lock().lanes.latest(matter, wire);
+    }
+
+    /// Drops what is unsent of other topics; they are no longer watched.
+    pub fn keep_latest_of(&self, topics: &BTreeSet<Topic>) {
+        self.lock().lanes.keep_latest_of(topics);
     }
 
     /// The jobs that ended since the last call.

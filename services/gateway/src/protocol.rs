@@ -3,12 +3,14 @@
 //! Fields are read one by one rather than derived: the errors are for people, and a field that a newer client adds is
 //! skipped. A field that is known and wrong is an error, never a guess.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use stepcast_shared::ids::JobId;
+
+use crate::topics::Topic;
 
 /// Longest `request_id`, in characters.
 pub const MAX_REQUEST_ID: usize = 64;
@@ -29,8 +31,8 @@ pub struct Incoming {
 pub enum ClientMessage {
     /// Watch jobs.
     Subscribe(Subscribe),
-    /// Stop watching them.
-    Unsubscribe(Jobs),
+    /// Stop watching.
+    Unsubscribe(Jobs, BTreeSet<Topic>),
     /// Is anybody there?
     Ping,
     /// Accept jobs; the bodies are checked by api.
@@ -46,6 +48,8 @@ pub enum ClientMessage {
 pub struct Subscribe {
     /// Which jobs.
     pub jobs: Jobs,
+    /// What beside jobs.
+    pub topics: BTreeSet<Topic>,
     /// When the client last heard something.
     pub since: Option<DateTime<Utc>>,
     /// Whether progress of all jobs may come many in one message.
@@ -160,7 +164,7 @@ fn message(mut fields: Map<String, Value>) -> Parsed<ClientMessage> {
     };
     match kind.as_str() {
         "subscribe" => subscribe(&fields).map(ClientMessage::Subscribe),
-        "unsubscribe" => jobs(&fields).map(ClientMessage::Unsubscribe),
+        "unsubscribe" => unsubscribe(&fields),
         "ping" => Ok(ClientMessage::Ping),
         "submit" => submit(&mut fields).map(ClientMessage::Submit),
         "cancel" => named(&fields, "cancel").map(ClientMessage::Cancel),
@@ -184,13 +188,43 @@ fn named(fields: &Map<String, Value>, what: &str) -> Parsed<Vec<JobId>> {
 }
 
 fn subscribe(fields: &Map<String, Value>) -> Parsed<Subscribe> {
-    if !absent(fields, "topics") {
-        return invalid("`topics` are not available yet: subscribe to jobs with `job_ids`");
-    }
-    let jobs = jobs(fields)?;
+    let (jobs, topics) = jobs_and_topics(fields)?;
+    let topics = topics.unwrap_or_default();
     previews(fields)?;
     let batch = batch(fields, &jobs)?;
-    Ok(Subscribe { jobs, since: since(fields)?, batch, max_rate: max_rate(fields)? })
+    Ok(Subscribe { jobs, topics, since: since(fields)?, batch, max_rate: max_rate(fields)? })
+}
+
+fn unsubscribe(fields: &Map<String, Value>) -> Parsed<ClientMessage> {
+    let (jobs, topics) = jobs_and_topics(fields)?;
+    let everything = jobs == Jobs::All && topics.is_none();
+    let all = if everything { BTreeSet::from(Topic::ALL) } else { BTreeSet::new() };
+    Ok(ClientMessage::Unsubscribe(jobs, topics.unwrap_or(all)))
+}
+
+/// Which jobs and which topics are meant; where only topics are named, no jobs are.
+fn jobs_and_topics(fields: &Map<String, Value>) -> Parsed<(Jobs, Option<BTreeSet<Topic>>)> {
+    let topics = topics(fields)?;
+    let only_topics = topics.is_some() && !fields.contains_key("job_ids") && !fields.contains_key("job_id");
+    Ok((if only_topics { Jobs::Ids(Vec::new()) } else { jobs(fields)? }, topics))
+}
+
+fn topics(fields: &Map<String, Value>) -> Parsed<Option<BTreeSet<Topic>>> {
+    if absent(fields, "topics") {
+        return Ok(None);
+    }
+    let Some(list) = fields["topics"].as_array() else {
+        return invalid("`topics` must be a list of \"stats\" and \"backends\"");
+    };
+    let mut topics = BTreeSet::new();
+    for entry in list {
+        let Some(topic) = entry.as_str().and_then(Topic::named) else {
+            let entry = shortened(&entry.to_string());
+            return invalid(format!("`{entry}` in `topics` is not a topic: one of stats, backends"));
+        };
+        topics.insert(topic);
+    }
+    Ok(Some(topics))
 }
 
 fn batch(fields: &Map<String, Value>, jobs: &Jobs) -> Parsed<bool> {

@@ -1,6 +1,6 @@
 //! The conversation with one client: input and time in, actions out. No socket, no clock, no NATS.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use stepcast_shared::ids::{ConnectionId, JobId};
@@ -13,6 +13,7 @@ use crate::limits::{RateLimit, Verdict};
 use crate::operations::{Operation, Outcome};
 use crate::protocol::{self, ClientMessage, Code, Incoming, Jobs, Subscribe};
 use crate::replay::Since;
+use crate::topics::Topic;
 
 /// What happens to a session.
 #[derive(Debug)]
@@ -65,6 +66,7 @@ pub struct Session {
     last_said: Instant,
     all: bool,
     ids: HashSet<JobId>,
+    topics: BTreeSet<Topic>,
     /// Operations started and not done.
     pending: usize,
 }
@@ -82,6 +84,7 @@ impl Session {
             idle: limits.idle,
             all: false,
             ids: HashSet::new(),
+            topics: BTreeSet::new(),
             pending: 0,
         };
         (session, Answer::connected(id, limits.heartbeat))
@@ -129,7 +132,7 @@ impl Session {
     }
 
     fn is_idle(&self, now: Instant) -> bool {
-        let watches = self.all || !self.ids.is_empty() || self.pending > 0;
+        let watches = self.all || !self.ids.is_empty() || !self.topics.is_empty() || self.pending > 0;
         !watches && now.saturating_duration_since(self.last_said) >= self.idle
     }
 
@@ -148,7 +151,7 @@ impl Session {
         match message {
             ClientMessage::Ping => Vec::new(),
             ClientMessage::Subscribe(subscribe) => self.subscribe(subscribe, request_id),
-            ClientMessage::Unsubscribe(jobs) => self.unsubscribe(jobs, request_id),
+            ClientMessage::Unsubscribe(jobs, topics) => self.unsubscribe(jobs, &topics, request_id),
             ClientMessage::Submit(jobs) if self.has_room(jobs.len()) => {
                 self.start(Operation::Submit { jobs, request_id })
             }
@@ -165,7 +168,7 @@ impl Session {
     }
 
     fn subscribe(&mut self, subscribe: Subscribe, request_id: Option<String>) -> Vec<Action> {
-        let Subscribe { jobs, since, batch, max_rate } = subscribe;
+        let Subscribe { jobs, topics, since, batch, max_rate } = subscribe;
         match &jobs {
             Jobs::All => self.all = true,
             Jobs::Ids(ids) => {
@@ -176,11 +179,18 @@ impl Session {
                 self.ids.extend(ids);
             }
         }
+        self.topics.extend(&topics);
         let since = since.map(Since::Time);
-        self.start(Operation::Subscribe { jobs, since, batch, max_rate, request_id })
+        self.start(Operation::Subscribe { jobs, topics, since, batch, max_rate, request_id })
     }
 
-    fn unsubscribe(&mut self, jobs: Jobs, request_id: Option<String>) -> Vec<Action> {
+    fn unsubscribe(
+        &mut self,
+        jobs: Jobs,
+        topics: &BTreeSet<Topic>,
+        request_id: Option<String>,
+    ) -> Vec<Action> {
+        self.topics.retain(|topic| !topics.contains(topic));
         match &jobs {
             Jobs::All => {
                 self.all = false;
@@ -191,7 +201,8 @@ impl Session {
         let mut ids: Vec<JobId> = self.ids.iter().copied().collect();
         ids.sort_unstable();
         let remaining = if self.all { Jobs::All } else { Jobs::Ids(ids) };
-        self.start(Operation::Unsubscribe { jobs, remaining, request_id })
+        let topics = self.topics.clone();
+        self.start(Operation::Unsubscribe { jobs, remaining, topics, request_id })
     }
 
     fn finished(&mut self, ids: Vec<JobId>) -> Vec<Action> {

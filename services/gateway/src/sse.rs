@@ -4,6 +4,7 @@
 //! back with `Last-Event-ID` gets exactly what was recorded after it, and then what is live. What a snapshot tells, or
 //! what is read again of single jobs, has no id; one by itself follows the snapshot.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use crate::operations::{Operation, Workbench};
 use crate::outbox::{Bounds, Outbox, Outgoing};
 use crate::protocol::{Jobs, MAX_RATE};
 use crate::replay::Since;
+use crate::topics::Topic;
 use crate::upgrade;
 
 /// What may be asked for.
@@ -32,6 +34,8 @@ use crate::upgrade;
 pub struct Parameters {
     /// Ids of jobs, separated by commas; without it all jobs.
     job_ids: Option<String>,
+    /// Topics, separated by commas; with it and without `job_ids` no jobs.
+    topics: Option<String>,
     /// At most so many progress updates a second and job.
     max_rate: Option<f64>,
     /// Like the header `Last-Event-ID`, for clients that cannot set one.
@@ -118,7 +122,12 @@ fn event(Outgoing { wire, place }: &Outgoing) -> Event {
 }
 
 fn operation(parameters: &Parameters, request: &Request, most: usize) -> Result<Operation, Problem> {
-    let jobs = jobs(parameters.job_ids.as_deref(), most)?;
+    let topics = topics(parameters.topics.as_deref())?;
+    let jobs = if topics.is_empty() || parameters.job_ids.is_some() {
+        jobs(parameters.job_ids.as_deref(), most)?
+    } else {
+        Jobs::Ids(Vec::new())
+    };
     if parameters.max_rate.is_some_and(|rate| !(rate > 0.0 && rate <= MAX_RATE)) {
         return Err(invalid(format!("max_rate must be a number above 0 and up to {MAX_RATE}")));
     }
@@ -131,7 +140,16 @@ fn operation(parameters: &Parameters, request: &Request, most: usize) -> Result<
     };
     let max_rate = parameters.max_rate;
     let since = since.map(Since::Place);
-    Ok(Operation::Subscribe { jobs, since, batch: false, max_rate, request_id: None })
+    Ok(Operation::Subscribe { jobs, topics, since, batch: false, max_rate, request_id: None })
+}
+
+fn topics(list: Option<&str>) -> Result<BTreeSet<Topic>, Problem> {
+    let words = list.unwrap_or_default().split(',').map(str::trim).filter(|word| !word.is_empty());
+    let named = words.map(|word| {
+        Topic::named(word)
+            .ok_or_else(|| invalid(format!("`{word:.64}` in topics is not a topic: one of stats, backends")))
+    });
+    named.collect()
 }
 
 fn jobs(list: Option<&str>, most: usize) -> Result<Jobs, Problem> {

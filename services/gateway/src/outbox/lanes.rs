@@ -1,6 +1,6 @@
 //! The two lanes of an outbox, without a clock or a lock.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use stepcast_shared::ids::JobId;
@@ -11,6 +11,7 @@ use super::{Batch, Bounds, Outgoing};
 use crate::close::{self, Close};
 use crate::frame::{Class, JobFrame};
 use crate::protocol::Jobs;
+use crate::topics::{Matter, Topic};
 use crate::ws::Wire;
 
 /// How many ended jobs are kept for the session. Nobody asks for them while the connection watches all jobs; what is
@@ -31,6 +32,8 @@ pub(super) struct Lanes {
     progress: HashMap<JobId, Wire>,
     /// Jobs that may have unsent progress, the longest waiting first.
     waiting: VecDeque<JobId>,
+    /// The latest unsent message of each matter beside jobs; behind everything else.
+    latest: BTreeMap<Matter, Wire>,
     /// The last event queued of each job lately: snapshots and repeated reads overlap with what is live, and during an
     /// outage the hub cannot know of every connection what it has had.
     told: HashMap<JobId, EventSeq>,
@@ -73,6 +76,7 @@ impl Lanes {
             event_bytes: 0,
             progress: HashMap::new(),
             waiting: VecDeque::new(),
+            latest: BTreeMap::new(),
             told: HashMap::new(),
             ended: Vec::new(),
             last: None,
@@ -143,6 +147,18 @@ impl Lanes {
                 self.hold_or_accept(frame);
             }
         }
+    }
+
+    /// Queues the latest of a matter, in place of what is not sent yet.
+    pub(super) fn latest(&mut self, matter: &Matter, wire: &Wire) {
+        if self.closing.is_none() {
+            self.latest.insert(matter.clone(), wire.clone());
+        }
+    }
+
+    /// Drops what is unsent of other topics; they are no longer watched.
+    pub(super) fn keep_latest_of(&mut self, topics: &BTreeSet<Topic>) {
+        self.latest.retain(|matter, _| topics.contains(&matter.topic()));
     }
 
     fn accept(&mut self, frame: &JobFrame) {
@@ -238,7 +254,7 @@ impl Lanes {
 
     /// Whether nothing is to be taken, now or later.
     pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.waiting.is_empty() && self.closing.is_none()
+        self.events.is_empty() && self.waiting.is_empty() && self.latest.is_empty() && self.closing.is_none()
     }
 
     pub(super) fn take_conflated(&mut self) -> u64 {
@@ -272,6 +288,11 @@ impl Lanes {
         if self.events.is_empty() {
             if self.closing.is_none() {
                 left.wake_at = self.take_progress(before + most, taken, now);
+                while taken.len() < before + most
+                    && let Some((_, wire)) = self.latest.pop_first()
+                {
+                    taken.push(Outgoing { wire, place: 0 });
+                }
             }
             left.close = self.closing.filter(|_| taken.len() == before);
             if self.events.capacity() > ROOM_KEPT {
@@ -320,6 +341,7 @@ impl Lanes {
         self.event_bytes = 0;
         self.waiting = VecDeque::new();
         self.progress = HashMap::new();
+        self.latest = BTreeMap::new();
         self.hold = None;
     }
 }

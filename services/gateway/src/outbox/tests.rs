@@ -49,6 +49,28 @@ fn texts(frames: &[Outgoing]) -> Vec<String> {
 }
 
 #[test]
+fn of_what_is_beside_jobs_the_latest_goes_behind_them() {
+    let (outbox, id) = (outbox(), JobId::mint());
+    let backend = |id: &str| Matter::Backend(id.parse().unwrap());
+    for number in 0..20 {
+        outbox.latest(&backend("gpu-1"), &Wire::text(&format!("gpu-1 {number}")));
+        outbox.latest(&Matter::Stats, &Wire::text(&format!("stats {number}")));
+    }
+    outbox.latest(&backend("gpu-0"), &Wire::text("gpu-0"));
+    outbox.live(&progress(id, "1.2"));
+    outbox.live(&event(id, "1.1"));
+    assert_eq!(taken(&outbox), ["Event 1.1", "stats 19", "gpu-0", "gpu-1 19"]);
+
+    outbox.latest(&Matter::Stats, &Wire::text("stats"));
+    outbox.latest(&backend("gpu-0"), &Wire::text("gpu-0"));
+    outbox.keep_latest_of(&BTreeSet::from([Topic::Backends]));
+    assert_eq!(taken(&outbox), ["gpu-0"]);
+    outbox.close(close::GOING_AWAY);
+    outbox.latest(&Matter::Stats, &Wire::text("too late"));
+    assert_eq!(taken(&outbox), [""; 0]);
+}
+
+#[test]
 fn progress_not_yet_sent_is_replaced_and_events_are_not() {
     let (outbox, id) = (outbox(), JobId::mint());
     outbox.live(&event(id, "1.1"));

@@ -15,15 +15,41 @@ fn complaint(value: &Value) -> String {
 
 #[test]
 fn the_oldest_clients_are_understood() {
-    let all = Subscribe { jobs: Jobs::All, since: None, batch: false, max_rate: None };
+    let of = |jobs| Subscribe { jobs, topics: BTreeSet::new(), since: None, batch: false, max_rate: None };
+    let all = of(Jobs::All);
     for text in [r#"{"type":"subscribe","job_ids":null}"#, r#"{"type":"subscribe"}"#] {
         assert_eq!(parse(text).unwrap().message, ClientMessage::Subscribe(all.clone()));
     }
     let id = JobId::mint();
     let text = json!({"type": "subscribe", "job_ids": [id, id], "include_previews": true}).to_string();
-    let one = Subscribe { jobs: Jobs::Ids(vec![id]), since: None, batch: false, max_rate: None };
-    assert_eq!(parse(&text).unwrap().message, ClientMessage::Subscribe(one));
+    assert_eq!(parse(&text).unwrap().message, ClientMessage::Subscribe(of(Jobs::Ids(vec![id]))));
     assert_eq!(parse(r#"{"type":"ping","timestamp":17}"#).unwrap().message, ClientMessage::Ping);
+}
+
+#[test]
+fn who_names_topics_alone_means_no_jobs() {
+    let both = BTreeSet::from(Topic::ALL);
+    let stats = BTreeSet::from([Topic::Stats]);
+    for (fields, jobs, topics) in [
+        (json!({"topics": ["backends", "stats"]}), Jobs::Ids(Vec::new()), both.clone()),
+        (json!({"topics": ["stats"], "job_ids": null}), Jobs::All, stats.clone()),
+        (json!({"topics": ["stats"], "job_ids": []}), Jobs::Ids(Vec::new()), stats),
+        (json!({"topics": []}), Jobs::Ids(Vec::new()), BTreeSet::new()),
+    ] {
+        let say = |kind: &str| {
+            let mut message = fields.clone();
+            message["type"] = json!(kind);
+            parse(&message.to_string()).unwrap().message
+        };
+        let ClientMessage::Subscribe(subscribe) = say("subscribe") else { panic!("{fields}") };
+        assert_eq!((&subscribe.jobs, &subscribe.topics), (&jobs, &topics), "{fields}");
+        assert_eq!(say("unsubscribe"), ClientMessage::Unsubscribe(jobs, topics), "{fields}");
+    }
+    // Who names nothing ends everything, and who names jobs ends those.
+    let all = parse(r#"{"type":"unsubscribe"}"#).unwrap().message;
+    assert_eq!(all, ClientMessage::Unsubscribe(Jobs::All, both));
+    let none = parse(r#"{"type":"unsubscribe","job_ids":[]}"#).unwrap().message;
+    assert_eq!(none, ClientMessage::Unsubscribe(Jobs::Ids(Vec::new()), BTreeSet::new()));
 }
 
 #[test]
@@ -52,7 +78,9 @@ fn a_wrong_field_is_named() {
         (json!({"type": "subscribe", "previews": "all"}), "`previews`"),
         (json!({"type": "subscribe", "include_previews": "yes"}), "`include_previews`"),
         (json!({"type": "subscribe", "preview_max_edge": -1}), "`preview_max_edge`"),
-        (json!({"type": "subscribe", "topics": ["stats"]}), "not available yet"),
+        (json!({"type": "subscribe", "topics": "stats"}), "`topics`"),
+        (json!({"type": "subscribe", "topics": ["weather"]}), "weather"),
+        (json!({"type": "unsubscribe", "topics": [7]}), "`7`"),
         (json!({"type": "retry"}), "`job_ids` must name the jobs to retry"),
         (json!({"type": "retry", "job_ids": []}), "`job_ids`"),
         (json!({"type": "cancel"}), "`job_ids`"),
@@ -88,13 +116,16 @@ fn to_json(incoming: &Incoming) -> String {
         Jobs::Ids(ids) => json!(ids),
     };
     let mut value = match &incoming.message {
-        ClientMessage::Subscribe(Subscribe { jobs, since, batch, max_rate }) => {
+        ClientMessage::Subscribe(Subscribe { jobs, topics, since, batch, max_rate }) => {
             let since = since.map(|time| time.to_rfc3339());
             json!({
                 "type": "subscribe", "job_ids": ids(jobs), "since": since, "batch": batch, "max_rate": max_rate,
+                "topics": topics,
             })
         }
-        ClientMessage::Unsubscribe(jobs) => json!({"type": "unsubscribe", "job_ids": ids(jobs)}),
+        ClientMessage::Unsubscribe(jobs, topics) => {
+            json!({"type": "unsubscribe", "job_ids": ids(jobs), "topics": topics})
+        }
         ClientMessage::Ping => json!({"type": "ping"}),
         ClientMessage::Submit(jobs) => json!({"type": "submit", "jobs": jobs}),
         ClientMessage::Cancel(ids) => json!({"type": "cancel", "job_ids": ids}),
@@ -112,16 +143,22 @@ fn any_jobs() -> impl Strategy<Value = Jobs> {
     prop_oneof![Just(Jobs::All), any_ids(0).prop_map(Jobs::Ids)]
 }
 
+fn any_topics() -> impl Strategy<Value = BTreeSet<Topic>> {
+    proptest::sample::subsequence(Topic::ALL.to_vec(), 0..=2).prop_map(BTreeSet::from_iter)
+}
+
 fn any_incoming() -> impl Strategy<Value = Incoming> {
     let time = proptest::option::of(0i64..4_000_000_000_000)
         .prop_map(|millis| millis.and_then(DateTime::from_timestamp_millis));
     let rate = proptest::option::of(1u32..=1_000).prop_map(|rate| rate.map(f64::from));
     let message = prop_oneof![
-        (any_jobs(), time, any::<bool>(), rate).prop_map(|(jobs, since, batch, max_rate)| {
-            let batch = batch && jobs == Jobs::All;
-            ClientMessage::Subscribe(Subscribe { jobs, since, batch, max_rate })
-        }),
-        any_jobs().prop_map(ClientMessage::Unsubscribe),
+        (any_jobs(), any_topics(), time, any::<bool>(), rate).prop_map(
+            |(jobs, topics, since, batch, max_rate)| {
+                let batch = batch && jobs == Jobs::All;
+                ClientMessage::Subscribe(Subscribe { jobs, topics, since, batch, max_rate })
+            }
+        ),
+        (any_jobs(), any_topics()).prop_map(|(jobs, topics)| ClientMessage::Unsubscribe(jobs, topics)),
         Just(ClientMessage::Ping),
         proptest::collection::vec(".{0,20}", 1..4).prop_map(|prompts| {
             ClientMessage::Submit(prompts.into_iter().map(|prompt| json!({"prompt": prompt})).collect())

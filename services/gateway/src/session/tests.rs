@@ -98,10 +98,12 @@ fn nonsense_is_answered_and_forgiven() {
 fn a_subscribe_becomes_one_operation() {
     let (mut talk, ids) = (Talk::new(), ids(2));
     let message = json!({
-        "type": "subscribe", "job_ids": ids, "max_rate": 5, "since": "2026-01-01T00:00:00Z", "request_id": "r",
+        "type": "subscribe", "job_ids": ids, "topics": ["stats"], "max_rate": 5, "since": "2026-01-01T00:00:00Z",
+        "request_id": "r",
     });
     let expected = Operation::Subscribe {
         jobs: Jobs::Ids(ids),
+        topics: BTreeSet::from([Topic::Stats]),
         since: Some(Since::Time("2026-01-01T00:00:00Z".parse().unwrap())),
         batch: false,
         max_rate: Some(5.0),
@@ -141,6 +143,22 @@ fn whoever_watches_all_still_does_after_leaving_one() {
     assert!(matches!(operation, Operation::Unsubscribe { remaining: Jobs::All, .. }), "{operation:?}");
     let operation = started(talk.say(&json!({"type": "unsubscribe", "job_ids": null})));
     assert!(matches!(operation, Operation::Unsubscribe { remaining: Jobs::Ids(ids), .. } if ids.is_empty()));
+}
+
+#[test]
+fn an_unsubscribe_leaves_the_topics_that_it_does_not_name() {
+    let mut talk = Talk::new();
+    let message = json!({"type": "subscribe", "topics": ["stats", "backends"]});
+    assert!(talk.settle(&message, |_| Outcome::Answered).is_empty());
+    let left = |operation: Operation| match operation {
+        Operation::Unsubscribe { topics, .. } => topics,
+        other => panic!("{other:?}"),
+    };
+    let operation = started(talk.say(&json!({"type": "unsubscribe", "job_ids": ids(1)})));
+    assert_eq!(left(operation), BTreeSet::from(Topic::ALL));
+    let operation = started(talk.say(&json!({"type": "unsubscribe", "topics": ["stats"]})));
+    assert_eq!(left(operation), BTreeSet::from([Topic::Backends]));
+    assert_eq!(left(started(talk.say(&json!({"type": "unsubscribe"})))), BTreeSet::new());
 }
 
 #[test]

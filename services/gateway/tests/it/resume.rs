@@ -3,10 +3,11 @@
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
 use stepcast_shared::ids::JobId;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::events::Events;
 use crate::stage::{PATIENCE, Stage};
 
 fn ago(seconds: i64) -> String {
@@ -100,47 +101,6 @@ async fn whoever_was_away_too_long_is_told_so_and_where_everything_stands() {
     }
 }
 
-/// A reader of `/sse/progress`.
-struct Events {
-    lines: tokio::io::Lines<BufReader<TcpStream>>,
-}
-
-impl Events {
-    async fn open(stage: &Stage, query: &str, last_event_id: Option<&str>) -> Self {
-        let mut stream = TcpStream::connect(stage.address).await.unwrap();
-        let last = last_event_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
-        let request = format!("GET /sse/progress{query} HTTP/1.1\r\nHost: {}\r\n{last}\r\n", stage.address);
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut lines = BufReader::new(stream).lines();
-        let status = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
-        assert!(status.starts_with("HTTP/1.1 200"), "{status}");
-        Self { lines }
-    }
-
-    /// The next message, which must be of this type, and the id that stands with it.
-    async fn expect(&mut self, kind: &str) -> (Option<String>, Value) {
-        let mut id = None;
-        loop {
-            let line = timeout(PATIENCE, self.lines.next_line()).await.expect("a timely line").unwrap();
-            let line = line.expect("the stream goes on");
-            if let Some(value) = line.strip_prefix("id: ") {
-                id = Some(value.to_owned());
-            }
-            if let Some(data) = line.strip_prefix("data: ") {
-                let message: Value = serde_json::from_str(data).unwrap();
-                assert_eq!(message["type"], kind, "{message}");
-                return (id, message["data"].clone());
-            }
-        }
-    }
-
-    async fn expect_of(&mut self, kind: &str, job: JobId) -> Option<String> {
-        let (id, data) = self.expect(kind).await;
-        assert_eq!(data["job_id"], json!(job));
-        id
-    }
-}
-
 #[tokio::test]
 async fn server_sent_events_go_on_behind_the_last_that_was_read() {
     let stage = Stage::new().await;
@@ -189,6 +149,7 @@ async fn a_stream_that_makes_no_sense_is_refused_in_words() {
         ("?job_ids=nonsense", "", "nonsense"),
         ("?job=1", "", "job"),
         ("?max_rate=0", "", "max_rate"),
+        ("?topics=stats,weather", "", "weather"),
         (&format!("?job_ids={ids}"), "", "2 jobs"),
         ("", "Last-Event-ID: x\r\n", "Last-Event-ID"),
     ] {

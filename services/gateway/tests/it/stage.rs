@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use stepcast_gateway::Config;
 use stepcast_shared::config::NatsConfig;
 use stepcast_shared::ids::{JobId, Owner};
-use stepcast_shared::messages::Status;
+use stepcast_shared::messages::{Status, Timestamp};
 use stepcast_shared::nats;
 use stepcast_shared::problem::{FieldError, Problem};
 use stepcast_shared::rpc::{self, Accepted, AcceptedUrls};
@@ -125,6 +125,8 @@ pub struct Lists {
     pub last: HashMap<JobId, (String, String)>,
     /// What was submitted.
     pub submitted: Vec<Value>,
+    /// How often statistics were asked for.
+    pub counted: u32,
     /// Answers nothing.
     pub silent: bool,
 }
@@ -162,6 +164,10 @@ impl FakeApi {
         change(&mut self.lists.lock().unwrap());
     }
 
+    pub fn counted(&self) -> u32 {
+        self.lists.lock().unwrap().counted
+    }
+
     pub fn submitted(&self) -> Vec<Value> {
         self.lists.lock().unwrap().submitted.clone()
     }
@@ -171,6 +177,12 @@ impl Lists {
     fn answer(&mut self, name: &str, body: &Value) -> Option<Result<Value, Problem>> {
         if self.silent {
             return None;
+        }
+        if name == rpc::STATS {
+            self.counted += 1;
+            return Some(Ok(
+                json!({"at": Timestamp::now(), "window": body["window"], "count": self.counted}),
+            ));
         }
         assert_eq!(body["owner"], json!(Owner::anonymous()));
         Some(match name {

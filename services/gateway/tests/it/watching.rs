@@ -134,7 +134,7 @@ async fn whoever_watches_all_is_told_of_every_active_job() {
     let confirmed = client.expect("subscription_confirmed").await;
     let expected = json!({
         "job_ids": null, "unknown": [], "previews": "none", "recovered": null, "batch": false, "truncated": true,
-        "request_id": "r",
+        "topics": [], "request_id": "r",
     });
     assert_eq!(confirmed, expected);
     client.expect_of("generation_started", running.id).await;
