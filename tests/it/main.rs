@@ -16,6 +16,7 @@ mod faults;
 mod full_disk;
 mod gap;
 mod http;
+mod metrics;
 mod outage;
 mod overflow;
 mod patience;

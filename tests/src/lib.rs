@@ -22,6 +22,7 @@ pub mod operator;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod scrape;
 pub mod sim;
 pub mod sse;
 pub mod stack;
