@@ -156,6 +156,11 @@ class Page:
         row = f'[data-testid="queue-row"][data-job-id="{job_id}"]'
         return self.driver.find_element(By.CSS_SELECTOR, f'{row} [data-testid="{name}"]')
 
+    def heard(self, kind):
+        """Whether a message of this type has come: the choice of types in the log knows."""
+        options = self.find("log-type").find_elements(By.TAG_NAME, "option")
+        return kind in {option.get_attribute("value") for option in options}
+
     def choose_status(self, status):
         radio = self.driver.find_element(By.CSS_SELECTOR, f'input[name="filter-status"][value="{status}"]')
         radio.click()

@@ -194,6 +194,18 @@ def statistics_are_shown(page):
     page.until("a backend's card has its figures", lambda: "Completed" in page.backend("demo-fast").text)
 
 
+def topics_tell_what_is_open(page):
+    page.open("/?view=statistics")
+    page.until("figures are shown", lambda: page.find("stats-body").is_displayed())
+    page.until("statistics are told", lambda: page.heard("stats"))
+    page.until("backends are told", lambda: page.heard("backend_update"))
+    page.view("backends")
+    page.server.call("POST", "/generation/backends/demo-slow/pause")
+    page.until("what others ask of a backend is told", lambda: page.backend_state("demo-slow") == "Paused")
+    page.server.tell_backends("resume")
+    page.until("and that they take it back", lambda: page.backend_state("demo-slow") == "Ready")
+
+
 def lost_connection_is_not_hidden(page):
     page.open()
     require(not page.find("banner").is_displayed(), "a page that is connected says that it is not")
@@ -234,5 +246,6 @@ CHECKS = [
     selected_jobs_and_batches_are_cancelled,
     hundreds_of_jobs_are_held,
     statistics_are_shown,
+    topics_tell_what_is_open,
     lost_connection_is_not_hidden,
 ]
