@@ -23,6 +23,7 @@ use tracing_subscriber::EnvFilter;
 use self::layers::{Layers, complaint};
 use crate::address::without_credentials;
 use crate::nats::Servers;
+use crate::trace::TraceConfig;
 
 /// A program with a configuration.
 pub trait Program: clap::Parser {
@@ -230,6 +231,9 @@ pub struct TelemetryConfig {
     /// How to log.
     #[arg(long, env = "STEPCAST_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+    /// What it says of single jobs, elsewhere.
+    #[command(flatten)]
+    pub trace: TraceConfig,
 }
 
 impl TelemetryConfig {

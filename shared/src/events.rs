@@ -11,10 +11,12 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
+use tracing::{Span, debug_span};
 
 use crate::ids::{JobId, Owner};
 use crate::messages::{Envelope, EventSeq, JobMessage};
 use crate::subjects::{self, EVENTS_STREAM, Kind};
+use crate::trace::{self, SpanExt as _, TraceContext};
 
 /// Header that names the author of an event: a claim's token, or the outbox row it came from.
 pub const AUTHOR_HEADER: &str = "Stepcast-Author";
@@ -38,15 +40,41 @@ pub struct LifecycleEvent {
     pub author: String,
     /// Stream sequence of the last event of this job that the author knows; 0 for none.
     pub expected_last: u64,
+    /// Where the job's trace goes on.
+    pub trace: Option<TraceContext>,
 }
 
 impl LifecycleEvent {
-    /// Encodes a message, stamped now.
+    /// Encodes a message, stamped now, as part of the trace at hand.
     pub fn new(owner: Owner, message: JobMessage, author: String, expected_last: u64) -> Self {
         let (job_id, kind, seq) = (message.job_id(), message.kind(), message.seq());
         let payload = Envelope::now(message).to_json().into();
-        Self { owner, job_id, kind, seq, payload, author, expected_last }
+        let trace = TraceContext::current();
+        Self { owner, job_id, kind, seq, payload, author, expected_last, trace }
     }
+
+    /// The span to record it in, however many tries that takes; its readers go on from there.
+    pub fn publishing(&self) -> Span {
+        let Self { owner, job_id, kind, seq, payload, .. } = self;
+        let span = debug_span!(
+            "publish",
+            otel.kind = "producer",
+            otel.name = format!("publish {kind}"),
+            messaging.system = "nats",
+            messaging.operation.name = "publish",
+            messaging.operation.r#type = "send",
+            messaging.destination.name = subjects::event(owner, *job_id, *kind),
+            messaging.message.id = message_id(self),
+            messaging.message.body.size = payload.len(),
+            %job_id,
+            attempt = seq.attempt,
+        );
+        span.continues(self.trace.as_ref())
+    }
+}
+
+fn message_id(event: &LifecycleEvent) -> String {
+    format!("{}:{}:{}", event.job_id, event.seq.attempt, event.kind)
 }
 
 /// An event of a job, as the stream holds it.
@@ -80,7 +108,7 @@ pub enum RecordError {
     Unavailable(#[source] async_nats::Error),
 }
 
-/// Records one event, and returns its stream sequence.
+/// Records one event, and returns its stream sequence. To be called within [`LifecycleEvent::publishing`].
 ///
 /// Safe to call again with the same event after [`RecordError::Unavailable`], even if the first call was stored
 /// later. Cancel-safe in the same sense: a dropped call may or may not have been stored.
@@ -120,8 +148,8 @@ async fn publish(
 
 fn headers(event: &LifecycleEvent, expected_last: u64) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let LifecycleEvent { owner, job_id, kind, seq, .. } = event;
-    headers.insert("Nats-Msg-Id", format!("{job_id}:{}:{kind}", seq.attempt).as_str());
+    let LifecycleEvent { owner, job_id, seq, .. } = event;
+    headers.insert("Nats-Msg-Id", message_id(event).as_str());
     headers.insert("Nats-Expected-Last-Subject-Sequence", expected_last.to_string().as_str());
     headers.insert(
         "Nats-Expected-Last-Subject-Sequence-Subject",
@@ -130,6 +158,7 @@ fn headers(event: &LifecycleEvent, expected_last: u64) -> HeaderMap {
     headers.insert(EventSeq::HEADER, seq.to_string().as_str());
     headers.insert(AUTHOR_HEADER, event.author.as_str());
     headers.insert("Content-Type", "application/json");
+    trace::inject(&mut headers);
     headers
 }
 

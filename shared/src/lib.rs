@@ -21,3 +21,4 @@ pub mod shutdown;
 pub mod storage;
 pub mod subjects;
 pub mod telemetry;
+pub mod trace;

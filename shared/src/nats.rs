@@ -129,9 +129,10 @@ async fn make(
         if may_pass(code) && Instant::now() < settled {
             tokio::time::sleep(RECONNECT_DELAY).await;
         } else if code == Some(ErrorCode::CLUSTER_NO_PEERS) && wanted.num_replicas > 1 {
+            let needed = REPLICAS;
             warn!(
                 stream = name,
-                "the NATS cluster has fewer than {REPLICAS} servers: what it stores is not replicated"
+                needed, "the nats cluster has too few servers: what it stores is not replicated"
             );
             wanted.num_replicas = 1;
         } else if code.is_none() && found.is_some() {

@@ -5,16 +5,18 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
+use async_nats::{Client, HeaderMap};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tracing::{Instrument as _, Span, debug_span};
 
 use crate::ids::{BackendId, ClaimToken, JobId, Owner, Pool};
 use crate::job::JobRequest;
 use crate::messages::{BackendMode, StatsWindow, Status};
 use crate::problem::Problem;
 use crate::subjects;
+use crate::trace::{self, SpanExt as _, TraceContext};
 
 /// Name of the micro service.
 pub const SERVICE_NAME: &str = "stepcast";
@@ -92,6 +94,9 @@ pub struct Claim {
     pub params: Value,
     /// Seconds left until the job's deadline.
     pub deadline_in_seconds: Option<f64>,
+    /// Where the job's trace goes on, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
 }
 
 /// The claims that a poller still runs.
@@ -335,7 +340,7 @@ pub enum Error {
     Undecodable(#[source] serde_json::Error),
 }
 
-/// Sends a request and reads its answer, waiting at most `timeout`.
+/// Sends a request and reads its answer, waiting at most `timeout`. Within a trace it is a span of that.
 pub async fn call<Q: Serialize, A: DeserializeOwned>(
     client: &Client,
     name: &str,
@@ -343,16 +348,31 @@ pub async fn call<Q: Serialize, A: DeserializeOwned>(
     timeout: Duration,
 ) -> Result<A, Error> {
     let asked = Instant::now();
-    let answer = ask(client, name, request, timeout).await;
+    let span = if trace::is_traced() { calling(name) } else { Span::none() };
+    let answer = ask(client, name, request, timeout).instrument(span.clone()).await;
     let outcome = match &answer {
         Ok(_) => "ok",
         Err(Error::Unavailable(_)) => "unavailable",
         Err(Error::Refused(_)) => "refused",
         Err(Error::Undecodable(_)) => "undecodable",
     };
+    if answer.is_err() {
+        span.fail(outcome);
+    }
     metrics::histogram!("stepcast_rpc_seconds", "name" => name.to_owned(), "outcome" => outcome)
         .record(asked.elapsed());
     answer
+}
+
+fn calling(name: &str) -> Span {
+    debug_span!(
+        "call",
+        otel.kind = "client",
+        otel.name = format!("{SERVICE_NAME}/{name}"),
+        rpc.system = "nats",
+        rpc.service = SERVICE_NAME,
+        rpc.method = name,
+    )
 }
 
 async fn ask<Q: Serialize, A: DeserializeOwned>(
@@ -362,7 +382,12 @@ async fn ask<Q: Serialize, A: DeserializeOwned>(
     timeout: Duration,
 ) -> Result<A, Error> {
     let payload = serde_json::to_vec(request).expect("requests hold only what JSON can say");
-    let request = async_nats::Request::new().payload(payload.into()).timeout(Some(timeout));
+    let mut request = async_nats::Request::new().payload(payload.into()).timeout(Some(timeout));
+    if let Some(context) = TraceContext::current() {
+        let mut headers = HeaderMap::new();
+        context.write(&mut headers);
+        request = request.headers(headers);
+    }
     let answer = client
         .send_request(subjects::rpc(name), request)
         .await

@@ -37,5 +37,6 @@ mod timeline;
 mod tls;
 mod topics;
 mod topology;
+mod trace;
 mod twelve_jobs;
 mod websocket;

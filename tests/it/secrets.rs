@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use stepcast_sdnext_sim::Fault;
 use stepcast_tests::client::Http;
 use stepcast_tests::nats::NatsServer;
 use stepcast_tests::postgres::Postgres;
 use stepcast_tests::process::{Process, binary};
 use stepcast_tests::sim::Sim;
+use stepcast_tests::stack::Stack;
 use stepcast_tests::wait::{until, within};
 use tokio::process::{Child, Command};
 
@@ -212,6 +214,35 @@ async fn who_logs_in_by_address_is_let_in_and_logged_nowhere() {
     for service in &services {
         service.address().await;
         assert_kept(&service.words());
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_stands_in_no_line_whatever_becomes_of_its_job() {
+    const PROMPT: &str = "a lighthouse that nobody may read of";
+    let sim = Sim::start(Duration::from_millis(20)).await.unwrap();
+    let stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    let job = |more: Value| {
+        let mut body = json!({"prompt": PROMPT, "steps": 2, "width": 64, "height": 64, "max_attempts": 1});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    for fault in [None, Some(Fault::Http500), Some(Fault::HttpStatus(422)), Some(Fault::DropConnection)] {
+        if let Some(fault) = fault {
+            sim.handle.arm(fault, 1);
+        }
+        http.ended(&http.submit(&job(json!({}))).await).await;
+    }
+    http.ended(&http.submit(&job(json!({"sampler_name": "NoSuchSampler"}))).await).await;
+    let refused = http.post("/generation/queue-generation", &job(json!({"steps": 0}))).await;
+    assert_eq!(refused.status, 422, "{}", refused.json);
+    let mut watcher = stack.watcher().await.unwrap();
+    watcher.send(&json!({"type": "submit", "job": job(json!({"no_such_field": PROMPT}))})).await;
+    watcher.wait("the refusal", |message| message["type"] == "error").await;
+    for service in [&stack.api, &stack.gateway, &stack.poller] {
+        let said = service.output();
+        assert!(said.contains("INFO") && !said.contains("lighthouse"), "{said}");
     }
 }
 

@@ -6,6 +6,7 @@ pub mod bus;
 pub mod check;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod database;
 pub mod deployment;
 pub mod edge;

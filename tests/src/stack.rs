@@ -32,6 +32,8 @@ pub struct Setup {
     pub images_url: Option<String>,
     /// Further variables of the api.
     pub api: Vec<(&'static str, String)>,
+    /// Further variables of the gateway.
+    pub gateway: Vec<(&'static str, String)>,
     /// Further variables of the poller.
     pub poller: Vec<(&'static str, String)>,
     /// Whether api and poller are started so that a limit on their files makes writes fail.
@@ -59,7 +61,8 @@ impl Stack {
         let backends = backends.iter().map(|(id, url)| format!("{id}={url}")).collect::<Vec<_>>().join(",");
         let mut api = Process::start("api", &mut api_command(&nats, &folder, &setup))?;
         let api_address = api.address().await?;
-        let mut gateway = Process::start("gateway", &mut service("stepcast-gateway", &nats.url()))?;
+        let mut gateway = service("stepcast-gateway", &nats.url());
+        let mut gateway = Process::start("gateway", gateway.envs(setup.gateway.iter().cloned()))?;
         let gateway_address = gateway.address().await?;
         let poller = Process::start("poller", &mut poller_command(&nats, &folder, &backends, &setup))?;
         let stack =

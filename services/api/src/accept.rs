@@ -11,6 +11,8 @@ use stepcast_shared::job::{INPUT_PREFIX, JobRequest};
 use stepcast_shared::messages::{JobMessage, Queued, Status};
 use stepcast_shared::problem::FieldError;
 use stepcast_shared::rpc::{Accepted, AcceptedUrls};
+use stepcast_shared::trace::{SpanExt as _, TraceContext};
+use tracing::{Span, debug_span};
 
 use crate::db::idempotency::{self, FirstAnswer};
 use crate::db::{inputs, jobs, outbox};
@@ -69,13 +71,11 @@ pub async fn store(
     let mut transaction = state.db.begin().await?;
     let mut waiting = state.waiting.count(&mut transaction).await?;
     let mut accepted = Vec::with_capacity(drafts.len());
-    let mut events = Vec::with_capacity(drafts.len());
     for draft in &drafts {
         let JobRequest { pool, priority, .. } = &draft.request;
         let position = u64::try_from(waiting.ahead(pool, *priority)).unwrap_or(0) + 1;
         waiting.add(pool, *priority);
         accepted.push(draft.answer(position));
-        events.push(draft.queued(owner, position));
     }
     if let Some(Key { key, body_hash }) = key {
         let batch = Batch { batch_id, jobs: accepted.clone() };
@@ -92,7 +92,11 @@ pub async fn store(
     if waiting.all() > state.limits.max_waiting {
         return Err(Error::QueueFull(waiting.all() - i64::try_from(drafts.len()).unwrap_or(0)));
     }
-    for (draft, event) in drafts.iter().zip(&events) {
+    let mut events = Vec::with_capacity(drafts.len());
+    let mut creating = Vec::new();
+    for (draft, answer) in drafts.iter().zip(&accepted) {
+        let span = draft.creating(drafts.len() > 1);
+        let event = span.in_scope(|| draft.queued(owner, answer.position));
         let message = std::str::from_utf8(&event.payload).expect("an envelope is JSON");
         let job = jobs::NewJob {
             id: draft.id,
@@ -102,11 +106,17 @@ pub async fn store(
             batch_id,
             created_at: now,
             message,
+            trace: event.trace.as_ref(),
         };
         jobs::insert(&mut transaction, &job).await?;
-        outbox::insert(&mut transaction, state.db.dialect, event).await?;
+        outbox::insert(&mut transaction, state.db.dialect, &event).await?;
+        events.push(event);
+        if !span.is_disabled() {
+            creating.push(span);
+        }
     }
     transaction.commit().await?;
+    drop(creating);
 
     for draft in &drafts {
         state.waiting.accepted(&draft.request.pool, draft.request.priority);
@@ -151,6 +161,14 @@ impl Draft {
             position,
             urls: AcceptedUrls::of(self.id),
         }
+    }
+
+    /// The span of its making, which its whole life goes on from. Many that come in one request have a trace each, which
+    /// only says where it comes from: a trace is read as the life of one job.
+    fn creating(&self, is_one_of_many: bool) -> Span {
+        let JobRequest { pool, priority, .. } = &self.request;
+        let span = debug_span!("create job", otel.kind = "producer", job_id = %self.id, %pool, ?priority);
+        if is_one_of_many { span.linked(TraceContext::current().as_ref()).continues(None) } else { span }
     }
 
     fn queued(&self, owner: &Owner, position: u64) -> LifecycleEvent {

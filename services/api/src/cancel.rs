@@ -1,10 +1,13 @@
 //! Cancelling: a waiting job ends at once, a running one is asked to stop.
 
+use async_nats::HeaderMap;
 use stepcast_shared::events::LifecycleEvent;
 use stepcast_shared::ids::{JobId, Owner};
 use stepcast_shared::messages::{Complete, ErrorCode, EventSeq, JobError, JobMessage, Status};
 use stepcast_shared::rpc::CancelOutcome;
 use stepcast_shared::subjects;
+use stepcast_shared::trace::{SpanExt as _, TraceContext};
+use tracing::debug_span;
 
 use crate::db::{jobs, outbox, retention};
 use crate::error::Error;
@@ -56,6 +59,8 @@ struct Flagged {
     status: Status,
     /// Its end, where nobody holds it, so that nobody else can end it.
     end: Option<LifecycleEvent>,
+    /// Where it was asked for, within the job's trace.
+    trace: Option<TraceContext>,
 }
 
 impl Flagged {
@@ -76,18 +81,23 @@ async fn flag(state: &AppState, owner: &Owner, job_id: JobId) -> Result<Flagged,
     if status.is_terminal() {
         return Err(Error::WrongState(status));
     }
+    // Part of the job's trace, and asked for from another.
+    let span = debug_span!("cancel", otel.kind = "internal", %job_id);
+    let span = span.linked(TraceContext::current().as_ref());
+    let span = span.continues(TraceContext::from_column(job.trace.as_deref()).as_ref());
     let news = jobs::mark_cancelling(&mut transaction, state.db.dialect, job_id).await?;
     let ends_now = news && job.claimed == 0 && status == Status::Pending;
     let end = ends_now.then(|| {
         let attempt = u32::try_from(job.attempt).unwrap_or(0);
         let last = job.event_seq.and_then(|sequence| u64::try_from(sequence).ok()).unwrap_or(0);
-        LifecycleEvent::new(owner.clone(), cancelled(job_id, attempt), outbox::mint_author(), last)
+        let message = cancelled(job_id, attempt);
+        span.in_scope(|| LifecycleEvent::new(owner.clone(), message, outbox::mint_author(), last))
     });
     if let Some(event) = &end {
         outbox::insert(&mut transaction, state.db.dialect, event).await?;
     }
     transaction.commit().await?;
-    Ok(Flagged { job_id, status, end })
+    Ok(Flagged { job_id, status, end, trace: TraceContext::of(&span) })
 }
 
 /// True if every end that is due is recorded by now.
@@ -101,7 +111,15 @@ async fn announce(state: &AppState, flagged: &Flagged, recorded: bool) -> Cancel
         return outcome(flagged.job_id, Status::Cancelled, "The job was cancelled before it began.");
     }
     // Best effort, for speed.
-    let _ = state.nats.publish(subjects::control(flagged.job_id), "cancel".into()).await;
+    let subject = subjects::control(flagged.job_id);
+    let _ = match &flagged.trace {
+        None => state.nats.publish(subject, "cancel".into()).await,
+        Some(trace) => {
+            let mut headers = HeaderMap::new();
+            trace.write(&mut headers);
+            state.nats.publish_with_headers(subject, headers, "cancel".into()).await
+        }
+    };
     outcome(flagged.job_id, flagged.status, "The job is being cancelled.")
 }
 

@@ -7,7 +7,8 @@ use stepcast_shared::ids::{BackendId, ClaimToken};
 use stepcast_shared::messages::{BackendCondition, BackendMode};
 use stepcast_shared::problem::Problem;
 use stepcast_shared::rpc::{Claim, ClaimAnswer, ClaimRequest, ReleaseRequest, RenewRequest, Renewed};
-use tracing::info;
+use stepcast_shared::trace::{SpanExt as _, TraceContext};
+use tracing::{Instrument as _, debug_span, info};
 
 use crate::db::claims::{self, LEASE_SECONDS, Preferences};
 use crate::db::modes::{self, Hold};
@@ -71,9 +72,13 @@ pub async fn claim(state: &AppState, request: &ClaimRequest) -> Result<ClaimAnsw
         transaction.commit().await?;
         return Ok(ClaimAnswer::Nothing);
     };
+    let backend = &request.backend_id;
     // A newer replica may have accepted what this one cannot read; then the claim is left to others.
     let request = serde_json::from_str(&row.request).map_err(|_| ClaimError::Unreadable(row.id.clone()))?;
-    transaction.commit().await?;
+    let (job_id, attempt) = (row.id.as_str(), row.attempt + 1);
+    let span = debug_span!("claim", otel.kind = "internal", job_id, attempt, %backend);
+    let span = span.continues(TraceContext::from_column(row.trace.as_deref()).as_ref());
+    transaction.commit().instrument(span.clone()).await?;
     metrics::counter!("stepcast_claims_total").increment(1);
     Ok(ClaimAnswer::Work(Box::new(Claim {
         job_id: row.id.parse().expect("the id column holds what JobId writes"),
@@ -85,6 +90,7 @@ pub async fn claim(state: &AppState, request: &ClaimRequest) -> Result<ClaimAnsw
         request,
         params: serde_json::from_str(&row.params).unwrap_or(Value::Null),
         deadline_in_seconds: row.deadline_in.map(|millis| millis as f64 / 1000.0),
+        trace: TraceContext::of(&span),
     })))
 }
 

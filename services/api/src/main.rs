@@ -8,9 +8,9 @@ use tokio::net::TcpListener;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let config: Config = config::parse();
-    let metrics = telemetry::init(&config.telemetry)?;
+    let telemetry = telemetry::init("stepcast-api", &config.telemetry)?;
     let listener = TcpListener::bind(config.listen.listen).await?;
     let supervisor = Supervisor::new(config.listen.shutdown_grace);
-    stepcast_api::start(config, listener, metrics, &supervisor).await?;
+    stepcast_api::start(config, listener, telemetry.metrics.clone(), &supervisor).await?;
     supervisor.run().await
 }

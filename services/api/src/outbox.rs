@@ -10,8 +10,9 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use stepcast_shared::events::{self, LifecycleEvent, RecordError};
 use stepcast_shared::shutdown::Supervisor;
+use stepcast_shared::trace::SpanExt as _;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tracing::{error, warn};
+use tracing::{Instrument as _, error, warn};
 
 use crate::db::silence::in_time;
 use crate::db::{Db, outbox};
@@ -55,18 +56,22 @@ impl Publisher {
 
     /// Publishes one event; what fails stays in the outbox for a later sweep. True once it is recorded.
     pub async fn publish(&self, event: &LifecycleEvent) -> bool {
-        match events::record(&self.jetstream, event).await {
+        let span = event.publishing();
+        match events::record(&self.jetstream, event).instrument(span.clone()).await {
             Ok(_) => true,
             Err(RecordError::Unavailable(cause)) => {
+                span.fail("unavailable");
                 warn!(job_id = %event.job_id, kind = %event.kind, error = %cause, "event not published yet");
                 false
             }
             Err(RecordError::Fenced(_)) => {
                 // Another event decided; the projector reads that one.
+                span.fail("overruled");
                 self.settle(event, Verdict::Overruled).await;
                 false
             }
             Err(RecordError::TooLarge(bytes)) => {
+                span.fail("too_large");
                 error!(job_id = %event.job_id, kind = %event.kind, bytes, "event refused for good");
                 self.settle(event, Verdict::Refused).await;
                 false

@@ -10,8 +10,9 @@ use futures_util::StreamExt as _;
 use stepcast_shared::events::AUTHOR_HEADER;
 use stepcast_shared::messages::{Envelope, JobMessage};
 use stepcast_shared::subjects;
+use stepcast_shared::trace::{SpanExt as _, TraceContext};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{Span, debug_span, error, warn};
 
 use crate::db::projection::{self, Moved, RecordedEvent};
 use crate::db::silence::in_time;
@@ -63,6 +64,8 @@ struct Readable {
     stored_at: i64,
     decoded: JobMessage,
     envelope: String,
+    /// Of its application to the row, within the trace of its job.
+    span: Span,
 }
 
 impl Projector {
@@ -116,6 +119,9 @@ impl Projector {
             }
         }
         for event in &events {
+            if applied.is_err() {
+                event.span.fail("database");
+            }
             let kind = if applied.is_ok() { AckKind::Ack } else { AckKind::Nak(Some(AGAIN_AFTER)) };
             event.message.ack_with(kind).await.map_err(anyhow::Error::from_boxed)?;
         }
@@ -185,10 +191,30 @@ fn read(message: Message) -> Result<Readable, Box<Message>> {
     let Some(envelope) = text.ok() else { return Err(Box::new(message)) };
     match serde_json::from_str::<Envelope<JobMessage>>(&envelope) {
         Ok(Envelope { message: decoded, .. }) if agrees(&message, &decoded) => {
-            Ok(Readable { message, sequence, stored_at, decoded, envelope })
+            let span = processing(&message, &decoded);
+            Ok(Readable { message, sequence, stored_at, decoded, envelope, span })
         }
         _ => Err(Box::new(message)),
     }
+}
+
+/// A span for an event of a job that is traced.
+fn processing(message: &Message, decoded: &JobMessage) -> Span {
+    let Some(published) = TraceContext::of_message(message.headers.as_ref()) else { return Span::none() };
+    let (kind, seq) = (decoded.kind(), decoded.seq());
+    let span = debug_span!(
+        "process",
+        otel.kind = "consumer",
+        otel.name = format!("process {kind}"),
+        messaging.system = "nats",
+        messaging.operation.name = "process",
+        messaging.operation.r#type = "process",
+        messaging.destination.name = %message.subject,
+        messaging.consumer.group.name = CONSUMER,
+        job_id = %decoded.job_id(),
+        attempt = seq.attempt,
+    );
+    span.continues(Some(&published))
 }
 
 /// Whether the payload speaks of what the subject names.

@@ -17,9 +17,10 @@ use stepcast_shared::rpc::{
     SubmitAnswer, SubmitRequest,
 };
 use stepcast_shared::shutdown::Supervisor;
+use stepcast_shared::trace::{SpanExt as _, TraceContext};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::{Instrument as _, Span, debug_span, warn};
 
 use crate::accept::{self, Submission};
 use crate::cancel;
@@ -83,13 +84,28 @@ pub async fn serve(state: AppState, supervisor: Supervisor) -> anyhow::Result<()
         };
         let state = state.clone();
         supervisor.spawn_brief(async move {
-            if timeout(LONGEST, answer(&state, name, &request)).await.is_err() {
+            let asked = TraceContext::of_message(request.message.headers.as_ref());
+            let span = asked.map_or_else(Span::none, |asked| span(name).continues(Some(&asked)));
+            let answered = timeout(LONGEST, answer(&state, name, &request));
+            if answered.instrument(span).await.is_err() {
                 warn!(name, "request not answered in time");
             }
             drop(permit);
         });
     }
     service.stop().await.map_err(anyhow::Error::from_boxed)
+}
+
+/// A request that comes from within a trace. Idle backends ask from outside of any, once a second.
+fn span(name: &'static str) -> Span {
+    debug_span!(
+        "answer",
+        otel.kind = "server",
+        otel.name = format!("{}/{name}", rpc::SERVICE_NAME),
+        rpc.system = "nats",
+        rpc.service = rpc::SERVICE_NAME,
+        rpc.method = name,
+    )
 }
 
 async fn answer(state: &AppState, name: &'static str, request: &Request) {
@@ -124,7 +140,12 @@ async fn answer(state: &AppState, name: &'static str, request: &Request) {
     meter::rpc(name, result.is_ok(), begun.elapsed());
     let sent = match result {
         Ok(payload) => request.respond(Ok(payload.into())).await,
-        Err(problem) => refuse(state, request, &problem).await,
+        Err(problem) => {
+            if problem.status >= 500 {
+                Span::current().fail(problem.status.to_string());
+            }
+            refuse(state, request, &problem).await
+        }
     };
     if let Err(error) = sent {
         warn!(name, error = %error, "answer not sent");

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::connection::State as NatsState;
+use sqlx::AnyConnection;
 use stepcast_shared::events::LifecycleEvent;
 use stepcast_shared::ids::{BackendId, JobId};
 use stepcast_shared::messages::{Complete, ErrorCode, EventSeq, JobError, JobMessage, Retrying, Status};
+use stepcast_shared::trace::{SpanExt as _, TraceContext};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{Instrument as _, error_span, field, info, warn};
 
 use crate::cancel::cancelled;
 use crate::db::claims::{self, GIVE_BACKS_PER_ATTEMPT, LEASE_SECONDS, UnsettledRow};
@@ -94,26 +96,39 @@ impl Settler {
         let mut events = Vec::new();
         for row in rows.iter().filter(|row| row.lapsed == 0 || leases_count) {
             let job_id: JobId = row.id.parse().expect("the id column holds what JobId writes");
-            if row.lapsed != 0 {
-                metrics::counter!("stepcast_claims_lapsed_total").increment(1);
-                warn!(%job_id, backend = row.claim_backend, "a poller has not been heard of for a full lease");
-            }
-            let Some(message) = verdict(job_id, row) else {
-                claims::clear(&mut transaction, job_id).await?;
-                continue;
-            };
-            info!(%job_id, outcome = %message.kind(), "settled");
-            let owner = row.owner.parse().expect("the owner column holds what Owner writes");
-            let last = u64::try_from(row.event_seq).unwrap_or(0);
-            let event = LifecycleEvent::new(owner, message, outbox::mint_author(), last);
-            outbox::insert(&mut transaction, self.db.dialect, &event).await?;
-            events.push(event);
+            let span = error_span!("settle", %job_id, trace_id = field::Empty);
+            let span = span.continues(TraceContext::from_column(row.trace.as_deref()).as_ref()).named();
+            let settling = self.settle_one(&mut transaction, job_id, row).instrument(span);
+            events.extend(settling.await?);
         }
         transaction.commit().await?;
         if !events.is_empty() {
             self.publisher.publish_promptly(events).await;
         }
         Ok(())
+    }
+
+    /// Writes what becomes of a job, and returns its event if there is one.
+    async fn settle_one(
+        &self,
+        connection: &mut AnyConnection,
+        job_id: JobId,
+        row: &UnsettledRow,
+    ) -> sqlx::Result<Option<LifecycleEvent>> {
+        if row.lapsed != 0 {
+            metrics::counter!("stepcast_claims_lapsed_total").increment(1);
+            warn!(backend = row.claim_backend, "a poller has not been heard of for a full lease");
+        }
+        let Some(message) = verdict(job_id, row) else {
+            claims::clear(connection, job_id).await?;
+            return Ok(None);
+        };
+        info!(outcome = %message.kind(), "settled");
+        let owner = row.owner.parse().expect("the owner column holds what Owner writes");
+        let last = u64::try_from(row.event_seq).unwrap_or(0);
+        let event = LifecycleEvent::new(owner, message, outbox::mint_author(), last);
+        outbox::insert(connection, self.db.dialect, &event).await?;
+        Ok(Some(event))
     }
 }
 

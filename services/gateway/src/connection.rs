@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::Shutdown;
 use stepcast_shared::ids::{ConnectionId, Owner};
+use stepcast_shared::trace::TraceContext;
 use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
 use tokio::time::{sleep_until, timeout};
@@ -36,12 +37,18 @@ const READS: usize = 8;
 const GOODBYES_PER_MS: usize = 2;
 
 /// Greets a client. `heard` is what it said together with its request.
-pub fn begin(socket: TcpStream, heard: &[u8], place: Place, gateway: &Arc<Gateway>) -> Conversation {
+pub fn begin(
+    socket: TcpStream,
+    heard: &[u8],
+    place: Place,
+    handshake: Option<Box<TraceContext>>,
+    gateway: &Arc<Gateway>,
+) -> Conversation {
     let limits = &gateway.limits;
     let bounds = Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes };
     let outbox = Arc::new(Outbox::of_socket(bounds, socket));
     // Everybody is anonymous until there are credentials; nothing below depends on it.
-    let workbench = Workbench::new(gateway, Owner::anonymous(), Arc::clone(&outbox));
+    let workbench = Workbench::new(gateway, Owner::anonymous(), Arc::clone(&outbox), handshake);
     let id = ConnectionId::mint();
     let (session, greeting) = Session::new(id, limits, Instant::now());
     outbox.answer(greeting.encode());
@@ -64,7 +71,7 @@ pub fn begin(socket: TcpStream, heard: &[u8], place: Place, gateway: &Arc<Gatewa
 /// Serves one connection until either side ends it.
 pub async fn serve(mut conversation: Conversation, gateway: Arc<Gateway>) {
     // At debug only: a span is worth more memory than the connection itself.
-    let span = debug_span!("connection", id = %conversation.id);
+    let span = debug_span!("connection", connection_id = %conversation.id);
     async {
         let end = conversation.run(&gateway).await;
         debug!(?end, "the connection ends");

@@ -11,12 +11,14 @@ use async_nats::ServerAddr;
 use rand::seq::SliceRandom as _;
 use stepcast_shared::config::NatsConfig;
 use stepcast_shared::nats::Servers;
+use stepcast_shared::trace;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::deliveries::{Deliveries, Delivery};
 use crate::feed::{Feed, Info, Link, Op};
-use crate::frame::{JobFrame, NotAFrame};
+use crate::frame::{Class, JobFrame, NotAFrame};
 use crate::hub::Hub;
 use crate::meter::Meter;
 use crate::outbox::Round;
@@ -108,6 +110,7 @@ impl FanOut {
     /// Serves one connection until it is lost, or the server asks to go elsewhere.
     async fn serve(&self, link: &mut Link) -> anyhow::Result<()> {
         let mut round = Round::default();
+        let mut deliveries = Deliveries::default();
         let mut pace = Pace::new(Instant::now());
         let mut meter = Meter::new();
         let mut tick = interval(LAG_EVERY);
@@ -135,7 +138,7 @@ impl FanOut {
                     heard = Instant::now();
                 }
             }
-            more = self.take(link, &mut round, &mut meter)?;
+            more = self.take(link, &mut round, &mut deliveries, &mut meter)?;
             let words = self.feed.take_outgoing();
             if !words.is_empty() {
                 link.say(&words).await?;
@@ -144,6 +147,7 @@ impl FanOut {
             if !round.is_empty() && (pace.due() <= now || round.is_full()) {
                 let before = processor_time();
                 let written = round.flush();
+                deliveries.written();
                 // Not the time that passed: on a busy machine that counts what others do.
                 let took = processor_time().saturating_sub(before);
                 pace.wrote(written, took, Instant::now());
@@ -153,7 +157,13 @@ impl FanOut {
     }
 
     /// Delivers what was read, and tells whether it stopped before the end.
-    fn take(&self, link: &mut Link, round: &mut Round, meter: &mut Meter) -> anyhow::Result<bool> {
+    fn take(
+        &self,
+        link: &mut Link,
+        round: &mut Round,
+        deliveries: &mut Deliveries,
+        meter: &mut Meter,
+    ) -> anyhow::Result<bool> {
         let mut delivered = 0;
         let has_gap = self.feed.has_gap();
         while delivered < AT_ONCE {
@@ -167,7 +177,12 @@ impl FanOut {
                                 frame.place = 0;
                             }
                             meter.received();
-                            delivered += self.hub.deliver(&owner, &frame, round);
+                            let receivers = self.hub.deliver(&owner, &frame, round);
+                            delivered += receivers;
+                            if trace::is_on() && receivers > 0 && frame.class == Class::Event {
+                                let (job_id, seq) = (frame.job_id, frame.seq);
+                                deliveries.note(&Delivery { subject, headers, job_id, seq, receivers });
+                            }
                         }
                         Err(NotAFrame::Preview) => {}
                         Err(error) => {

@@ -105,7 +105,7 @@ fn read<'a>(
 }
 
 /// The value of a header in the form `NATS/1.0\r\nName: value\r\n…`.
-fn header<'a>(headers: &'a [u8], name: &str) -> Option<&'a str> {
+pub fn header<'a>(headers: &'a [u8], name: &str) -> Option<&'a str> {
     let mut rest = headers;
     while let Some(end) = memchr::memchr(b'\n', rest) {
         let line = &rest[..end];

@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use stepcast_shared::config::NatsConfig;
 use stepcast_shared::health::{self, ReadyCheck};
 use stepcast_shared::shutdown::Supervisor;
-use stepcast_shared::{meter as shared_meter, nats, server};
+use stepcast_shared::{meter as shared_meter, nats, server, trace};
 use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,7 @@ mod answers;
 mod close;
 mod config;
 mod connection;
+mod deliveries;
 mod fanout;
 mod feed;
 mod frame;
@@ -163,6 +164,7 @@ async fn assemble(
     let router = Router::new()
         .route("/ws/progress", get(upgrade::upgrade))
         .route("/sse/progress", get(sse::progress))
+        .layer(axum::middleware::from_fn(trace::http::serve))
         .with_state(gateway);
     Ok((router, ready, drained))
 }

@@ -14,10 +14,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let config: Config = config::parse();
-    let metrics = telemetry::init(&config.telemetry)?;
+    let telemetry = telemetry::init("stepcast-gateway", &config.telemetry)?;
     let listen = config.listen.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let supervisor = Supervisor::new(config.listen.shutdown_grace);
-    stepcast_gateway::start(config, listener, metrics, &supervisor).await?;
+    stepcast_gateway::start(config, listener, telemetry.metrics.clone(), &supervisor).await?;
     supervisor.run().await
 }

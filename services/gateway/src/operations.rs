@@ -12,8 +12,9 @@ use stepcast_shared::ids::{JobId, Owner};
 use stepcast_shared::rpc::{
     self, CancelAnswer, CancelRequest, RetryAnswer, RetryRequest, SubmitAnswer, SubmitRequest,
 };
+use stepcast_shared::trace::{SpanExt as _, TraceContext};
 use tokio::time::sleep;
-use tracing::debug;
+use tracing::{Instrument as _, Span, debug, debug_span};
 
 use crate::Gateway;
 use crate::answers::{Answer, Confirmation};
@@ -110,14 +111,21 @@ pub struct Workbench {
     pub member: Member,
     seat: Seat,
     outbox: Arc<Outbox>,
+    /// Where the request stood that the connection began with; boxed, as there is none without traces.
+    handshake: Option<Box<TraceContext>>,
 }
 
 impl Workbench {
     /// For a connection of this owner.
-    pub fn new(gateway: &Arc<Gateway>, owner: Owner, outbox: Arc<Outbox>) -> Self {
+    pub fn new(
+        gateway: &Arc<Gateway>,
+        owner: Owner,
+        outbox: Arc<Outbox>,
+        handshake: Option<Box<TraceContext>>,
+    ) -> Self {
         let member = gateway.hub.join(owner.clone(), Arc::clone(&outbox));
         let seat = gateway.board.join(Arc::clone(&outbox));
-        Self { gateway: Arc::clone(gateway), owner, member, seat, outbox }
+        Self { gateway: Arc::clone(gateway), owner, member, seat, outbox, handshake }
     }
 
     /// Does one thing. Dropping it midway leaves nothing behind once the member is dropped too.
@@ -146,26 +154,32 @@ impl Workbench {
             }
             Operation::Submit { jobs, request_id } => {
                 let request = SubmitRequest { owner: self.owner.clone(), jobs };
-                match self.call(rpc::SUBMIT, &request).await {
+                match self.call(rpc::SUBMIT, &request).instrument(self.asked("submit")).await {
                     Ok(answer) => Outcome::Submitted(answer, request_id),
                     Err(error) => Outcome::Refused(error, request_id),
                 }
             }
             Operation::Retry { ids, request_id } => {
                 let request = RetryRequest { owner: self.owner.clone(), job_ids: ids };
-                match self.call(rpc::RETRY, &request).await {
+                match self.call(rpc::RETRY, &request).instrument(self.asked("retry")).await {
                     Ok(answer) => Outcome::Retried(answer, request_id),
                     Err(error) => Outcome::Refused(error, request_id),
                 }
             }
             Operation::Cancel { ids, request_id } => {
                 let request = CancelRequest { owner: self.owner.clone(), job_ids: ids };
-                match self.call(rpc::CANCEL, &request).await {
+                match self.call(rpc::CANCEL, &request).instrument(self.asked("cancel")).await {
                     Ok(answer) => Outcome::Cancelled(answer, request_id),
                     Err(error) => Outcome::Refused(error, request_id),
                 }
             }
         }
+    }
+
+    /// What a client asks for begins a trace, as a request over HTTP does; a connection lives too long to be one.
+    fn asked(&self, what: &'static str) -> Span {
+        let span = debug_span!("message", otel.kind = "server", otel.name = what);
+        span.linked(self.handshake.as_deref()).continues(None)
     }
 
     async fn call<A: DeserializeOwned>(&self, name: &str, request: &impl Serialize) -> Result<A, rpc::Error> {

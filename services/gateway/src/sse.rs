@@ -76,7 +76,7 @@ pub async fn progress(
 /// Fills the outbox until this gateway stops.
 async fn serve(gateway: Arc<Gateway>, outbox: Arc<Outbox>, operation: Operation) {
     // Everybody is anonymous until there are credentials.
-    let workbench = Arc::new(Workbench::new(&gateway, Owner::anonymous(), Arc::clone(&outbox)));
+    let workbench = Arc::new(Workbench::new(&gateway, Owner::anonymous(), Arc::clone(&outbox), None));
     let watching = async {
         let _ = Arc::clone(&workbench).run(operation).await;
         outbox.flush();

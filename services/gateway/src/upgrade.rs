@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
 use stepcast_shared::origin;
 use stepcast_shared::problem::Problem;
+use stepcast_shared::trace::TraceContext;
 use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 
@@ -29,10 +30,11 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) 
         Err(problem) => return problem.into_response(),
     };
     let upgrading = hyper::upgrade::on(&mut request);
+    let handshake = TraceContext::current().map(Box::new);
     let connections = gateway.connections.clone();
     connections.spawn(async move {
         match upgrading.await {
-            Ok(upgraded) => serve(upgraded, place, gateway),
+            Ok(upgraded) => serve(upgraded, place, handshake, gateway),
             Err(error) => debug!(%error, "the client left during the handshake"),
         }
     });
@@ -66,7 +68,12 @@ fn address(request: &Request, trust_forwarded_for: bool) -> Option<IpAddr> {
 }
 
 /// Hands the bare socket to a task of its own, so that nothing of HTTP is kept.
-fn serve(upgraded: hyper::upgrade::Upgraded, place: Place, gateway: Arc<Gateway>) {
+fn serve(
+    upgraded: hyper::upgrade::Upgraded,
+    place: Place,
+    handshake: Option<Box<TraceContext>>,
+    gateway: Arc<Gateway>,
+) {
     let Ok(parts) = downcast::<TokioIo<TcpStream>>(upgraded) else {
         warn!("a connection is not plain TCP and cannot be served");
         return;
@@ -75,7 +82,7 @@ fn serve(upgraded: hyper::upgrade::Upgraded, place: Place, gateway: Arc<Gateway>
     if let Err(error) = socket.set_nodelay(true) {
         debug!(%error, "a socket stays slow");
     }
-    let conversation = connection::begin(socket, &parts.read_buf, place, &gateway);
+    let conversation = connection::begin(socket, &parts.read_buf, place, handshake, &gateway);
     gateway.connections.clone().spawn(connection::serve(conversation, gateway));
 }
 

@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use stepcast_shared::events::{self, LifecycleEvent, RecordError};
 use stepcast_shared::ids::BackendId;
-use stepcast_shared::messages::{Complete, EventSeq, JobError, JobMessage, Started, Status, Timestamp};
+use stepcast_shared::messages::{
+    Complete, ErrorCode, EventSeq, JobError, JobMessage, Started, Status, Timestamp,
+};
 use stepcast_shared::rpc::{self, Claim, HeldClaim, ReleaseRequest};
 use stepcast_shared::subjects::Kind;
+use stepcast_shared::trace::SpanExt as _;
 use tokio::time::{Instant, sleep};
-use tracing::{Instrument as _, error, info, info_span, warn};
+use tracing::{Instrument as _, error, error_span, field, info, warn};
 
 use crate::a1111::task_id;
 use crate::body::{self, Render};
@@ -65,8 +68,18 @@ impl Attempt<'_> {
     ///
     /// Returns how it ended, if it was posted at all.
     pub async fn run(mut self) -> Option<Ended> {
-        let span = info_span!("attempt", job_id = %self.claim.job_id, attempt = self.claim.attempt, backend = %self.backend);
-        self.run_in_span().instrument(span).await
+        let Claim { job_id, attempt, trace, .. } = &self.claim;
+        // An error's too: a line without its job's id is worth little, however little is logged.
+        let span = error_span!("attempt", %job_id, attempt, trace_id = field::Empty);
+        let span = span.continues(trace.as_ref()).named();
+        span.tell("backend", self.backend.to_string());
+        let ended = self.run_in_span().instrument(span.clone()).await;
+        let failure = ended.as_ref().and_then(|ended| ended.failure.as_ref());
+        // A cancel does what was asked for.
+        if let Some(failure) = failure.filter(|failure| failure.code != ErrorCode::Cancelled) {
+            span.fail(failure.code.as_str());
+        }
+        ended
     }
 
     async fn run_in_span(&mut self) -> Option<Ended> {
@@ -108,7 +121,7 @@ impl Attempt<'_> {
         let mut holding = pin!(watch.hold());
         let (answer, returned) = tokio::select! {
             answer = post => (answer, Some(Instant::now())),
-            never = watch.poll(&mut tracker) => match never {},
+            never = watch.follow(&mut tracker) => match never {},
             never = &mut holding => match never {},
             () = watch.gave_up() => (Answer::Transport {
                 kind: TransportKind::TimedOut,
@@ -116,6 +129,7 @@ impl Attempt<'_> {
             }, None),
         };
         let duration = begun.elapsed();
+        watch.tell_looks();
         let stop = watch.stop();
         let remains = match &answer {
             Answer::Http { status: 500.., .. } => Remains::AnyStage,
@@ -208,9 +222,13 @@ impl Attempt<'_> {
             backend: self.backend.clone(),
         });
         let event = self.event(message, self.claim.last_event);
+        self.record_start(&event).instrument(event.publishing()).await
+    }
+
+    async fn record_start(&self, event: &LifecycleEvent) -> Option<u64> {
         let deadline = Instant::now() + START_PATIENCE;
         loop {
-            match events::record(&self.shared.jetstream, &event).await {
+            match events::record(&self.shared.jetstream, event).await {
                 Ok(sequence) if self.lease.is_fresh() => return Some(sequence),
                 Ok(_) => {
                     // Recorded too late to post: the lapse of the claim's lease makes it a retry.
@@ -311,7 +329,13 @@ impl Attempt<'_> {
 
     /// Records an event however long it takes, until another's fences us off or the process ends.
     async fn record(&self, message: JobMessage, expected_last: u64) {
-        let mut event = self.event(message.clone(), expected_last);
+        let event = self.event(message.clone(), expected_last);
+        let span = event.publishing();
+        self.record_event(message, event).instrument(span).await;
+    }
+
+    async fn record_event(&self, message: JobMessage, mut event: LifecycleEvent) {
+        let expected_last = event.expected_last;
         loop {
             match events::record(&self.shared.jetstream, &event).await {
                 Ok(_) => return,

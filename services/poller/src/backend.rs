@@ -13,7 +13,7 @@ use stepcast_shared::rpc::{self, Claim, ClaimAnswer, ClaimRequest};
 use stepcast_shared::subjects;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::{Instrument as _, error_span, info, warn};
 
 use crate::attempt::{Attempt, Ended, Remains};
 use crate::config::BackendSpec;
@@ -90,11 +90,17 @@ impl Backend {
 
     /// Works until the process stops.
     pub async fn run(mut self) -> anyhow::Result<()> {
+        // An error's too: a line that does not say which backend is worth little, however little is logged.
+        let span = error_span!("backend", backend = %self.spec.id);
         let reporting = report(self.shared.client.clone(), self.spec.id.clone(), self.state.subscribe());
-        tokio::select! {
-            () = self.work() => Ok(()),
-            never = reporting => match never {},
-        }
+        let working = async {
+            tokio::select! {
+                () = self.work() => {}
+                never = reporting => match never {},
+            }
+        };
+        Box::pin(working.instrument(span)).await;
+        Ok(())
     }
 
     async fn work(&mut self) {
@@ -102,7 +108,7 @@ impl Backend {
             let Shared { leases, poller, config, tasks, .. } = &self.shared;
             match Lease::acquire(leases, &self.spec.id, poller, config.sole_holder, tasks).await {
                 Ok(Some(lease)) => {
-                    info!(backend = %self.spec.id, epoch = lease.epoch, "backend held");
+                    info!(epoch = lease.epoch, "backend held");
                     self.known.forget();
                     self.inflight.give_up();
                     self.hold(&lease).await;
@@ -112,7 +118,7 @@ impl Backend {
                     self.state.send_replace(None);
                 }
                 Ok(None) => {}
-                Err(error) => warn!(backend = %self.spec.id, error = format!("{error:#}"), "no lease"),
+                Err(error) => warn!(error = format!("{error:#}"), "no lease"),
             }
             self.pause(ASK_EVERY).await;
         }
@@ -222,7 +228,7 @@ impl Backend {
         let Self { shared, sdnext, spec, .. } = self;
         let outcome = Recovery { shared, sdnext, backend: &spec.id, lease }.run().await;
         if let Err(error) = &outcome {
-            warn!(backend = %spec.id, error = format!("{error:#}"), "an earlier holder's render is not settled yet");
+            warn!(error = format!("{error:#}"), "an earlier holder's render is not settled yet");
             self.pause(ASK_EVERY).await;
         }
         outcome.is_ok()
@@ -240,14 +246,14 @@ impl Backend {
         let mut verdict = self.probe_once().await;
         let wedged = |verdict: &Verdict| matches!(verdict, Verdict::Failed { failure, .. } if failure.code == ErrorCode::NoImages);
         if wedged(&verdict) {
-            warn!(backend = %self.spec.id, "success without images; the checkpoint is reloaded");
+            warn!("success without images; the checkpoint is reloaded");
             match self.sdnext.reload_checkpoint().await {
                 Ok(()) => verdict = self.probe_once().await,
-                Err(error) => warn!(backend = %self.spec.id, error = %error, "checkpoint not reloaded"),
+                Err(error) => warn!(error = %error, "checkpoint not reloaded"),
             }
         }
         let succeeded = matches!(verdict, Verdict::Completed { .. });
-        info!(backend = %self.spec.id, succeeded, "backend out of service was tried");
+        info!(succeeded, "backend out of service was tried");
         self.quarantine.probed(succeeded, Instant::now());
     }
 
@@ -286,7 +292,7 @@ impl Backend {
                 answer
             }
             Err(error) => {
-                warn!(backend = %self.spec.id, error = %error, "no claim");
+                warn!(error = %error, "no claim");
                 ClaimAnswer::Nothing
             }
         }
@@ -312,7 +318,7 @@ impl Backend {
         if self.held_back == held_back {
             return;
         }
-        info!(backend = %self.spec.id, ?held_back, "backend held back, or no more");
+        info!(?held_back, "backend held back, or no more");
         self.held_back = held_back;
         let draining = held_back == Some(BackendMode::Draining);
         say(&self.state, if draining { BackendCondition::Drained } else { BackendCondition::Idle }, None);

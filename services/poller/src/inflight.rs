@@ -41,7 +41,7 @@ impl InFlight {
         self.written = match self.store.put(self.backend.as_str(), Bytes::from(note)).await {
             Ok(revision) => Written::Revision(revision),
             Err(error) => {
-                warn!(backend = %self.backend, error = %error, "render not noted");
+                warn!(error = %error, "render not noted");
                 Written::Perhaps
             }
         };
@@ -60,7 +60,7 @@ impl InFlight {
             Err(error) if error.kind() == DeleteErrorKind::WrongLastRevision => {
                 self.written = Written::Nothing;
             }
-            Err(error) => warn!(backend = %self.backend, error = %error, "note of a render not cleared"),
+            Err(error) => warn!(error = %error, "note of a render not cleared"),
         }
     }
 

@@ -8,9 +8,9 @@ use tokio::net::TcpListener;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let config: Config = config::parse();
-    let metrics = telemetry::init(&config.telemetry)?;
+    let telemetry = telemetry::init("stepcast-poller", &config.telemetry)?;
     let listener = TcpListener::bind(config.listen).await?;
     let supervisor = Supervisor::new(config.shutdown_grace);
-    stepcast_poller::start(config, listener, metrics, &supervisor).await?;
+    stepcast_poller::start(config, listener, telemetry.metrics.clone(), &supervisor).await?;
     supervisor.run().await
 }

@@ -15,8 +15,9 @@ use stepcast_shared::ids::BackendId;
 use stepcast_shared::messages::{ErrorCode, JobError, JobMessage, Timestamp};
 use stepcast_shared::rpc::{self, Claim, HeldClaim, RenewRequest, Renewed};
 use stepcast_shared::subjects::Kind;
+use stepcast_shared::trace::SpanExt as _;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{Instrument as _, error_span, field, info, warn};
 
 use crate::a1111::Task;
 use crate::body;
@@ -59,16 +60,30 @@ impl Recovery<'_> {
     pub async fn run(&self) -> anyhow::Result<()> {
         let Some(note) = self.shared.inflight.get(self.backend.as_str()).await? else { return Ok(()) };
         let Ok(note) = serde_json::from_slice::<Note>(&note) else { return self.forget().await };
-        let trace = self.follow(&note).await?;
+        let Claim { job_id, attempt, .. } = &note.claim;
+        let span = error_span!("recovery", %job_id, attempt);
+        self.bring_on(&note).instrument(span).await
+    }
+
+    async fn bring_on(&self, note: &Note) -> anyhow::Result<()> {
+        let trace = self.follow(note).await?;
         let claim = &note.claim;
         let last = events::last_event(&self.shared.jetstream, &claim.owner, claim.job_id).await?;
         let open = last.filter(|last| {
             last.kind == Kind::Started && last.author.as_deref() == Some(claim.token.to_string().as_str())
         });
         if let Some(started) = open {
-            let message = self.conclude(&note, trace).await;
-            info!(job_id = %claim.job_id, outcome = %message.kind(), "an earlier holder's render was settled");
-            self.record(claim, message, started.sequence).await;
+            // Only what is done once is part of the trace: until here all is tried again and again.
+            let span =
+                error_span!("recover", trace_id = field::Empty).continues(claim.trace.as_ref()).named();
+            span.tell("job_id", claim.job_id.to_string());
+            span.tell("attempt", i64::from(claim.attempt));
+            let settling = async {
+                let message = self.conclude(note, trace).await;
+                info!(outcome = %message.kind(), "an earlier holder's render was settled");
+                self.record(claim, message, started.sequence).await;
+            };
+            settling.instrument(span).await;
         }
         self.forget().await
     }
@@ -163,8 +178,12 @@ impl Recovery<'_> {
 
     async fn record(&self, claim: &Claim, message: JobMessage, expected_last: u64) {
         let event = LifecycleEvent::new(claim.owner.clone(), message, claim.token.to_string(), expected_last);
+        self.record_event(&event).instrument(event.publishing()).await;
+    }
+
+    async fn record_event(&self, event: &LifecycleEvent) {
         loop {
-            match events::record(&self.shared.jetstream, &event).await {
+            match events::record(&self.shared.jetstream, event).await {
                 Err(RecordError::Unavailable(cause)) if !self.shared.stopping.is_cancelled() => {
                     warn!(error = %cause, "outcome not recorded yet");
                     sleep(AGAIN_AFTER).await;

@@ -28,7 +28,7 @@ pub async fn report(
             let state = BackendState { updated_at: Timestamp::now(), ..state };
             let payload = serde_json::to_vec(&state).expect("a state holds only what JSON can say");
             if let Err(error) = client.publish(subjects::backend(&state.id), payload.into()).await {
-                warn!(backend = %state.id, error = %error, "state not published");
+                warn!(error = %error, "state not published");
             }
         }
         match timeout(REPEAT_EVERY, states.changed()).await {

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
+use stepcast_shared::trace::{self, SpanExt as _};
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span, debug_span};
 use url::Url;
 
 use crate::a1111::Family;
@@ -166,10 +168,9 @@ impl SdNext {
     }
 
     pub(crate) async fn answered(&self, request: RequestBuilder) -> Result<Bytes, Unusable> {
-        let silent = |error: reqwest::Error| Unusable::Silent(chain(&error));
-        let answer = request.send().await.map_err(silent)?;
-        match answer.status() {
-            StatusCode::OK => answer.bytes().await.map_err(silent),
+        let (status, body) = send(request).await.map_err(|error| Unusable::Silent(chain(&error)))?;
+        match status {
+            StatusCode::OK => Ok(body),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Unusable::Unauthorized),
             StatusCode::TOO_MANY_REQUESTS => Err(Unusable::RateLimited),
             status => Err(Unusable::Odd(status.as_u16())),
@@ -188,28 +189,26 @@ impl SdNext {
             .timeout(self.render_timeout)
             .header(reqwest::header::CONTENT_TYPE, "application/json")
             .body(body);
-        let answered = async {
-            let answer = request.send().await?;
-            Ok((answer.status().as_u16(), answer.bytes().await?))
-        };
-        match answered.await {
-            Ok((status, body)) => Answer::Http { status, body },
+        match send(request).await {
+            Ok((status, body)) => Answer::Http { status: status.as_u16(), body },
             Err(error) => transport(&error),
         }
     }
 
     /// Raises the interrupt flag, which the next stage may wipe.
     pub async fn interrupt(&self) -> Result<(), Unusable> {
-        let answer = self.request(Method::POST, "/sdapi/v1/interrupt").send().await;
-        let answer = answer.map_err(|error| Unusable::Silent(chain(&error)))?;
-        if answer.status().is_success() { Ok(()) } else { Err(Unusable::Odd(answer.status().as_u16())) }
+        self.done(self.request(Method::POST, "/sdapi/v1/interrupt")).await
     }
 
     /// Makes the server load its checkpoint anew. Never to be called while anything runs: it takes no lock.
     pub async fn reload_checkpoint(&self) -> Result<(), Unusable> {
         let request = self.request(Method::POST, "/sdapi/v1/reload-checkpoint?force=true").timeout(RELOAD);
-        let answer = request.send().await.map_err(|error| Unusable::Silent(chain(&error)))?;
-        if answer.status().is_success() { Ok(()) } else { Err(Unusable::Odd(answer.status().as_u16())) }
+        self.done(request).await
+    }
+
+    async fn done(&self, request: RequestBuilder) -> Result<(), Unusable> {
+        let (status, _) = send(request).await.map_err(|error| Unusable::Silent(chain(&error)))?;
+        if status.is_success() { Ok(()) } else { Err(Unusable::Odd(status.as_u16())) }
     }
 
     /// Where the log ends now, on the server's own clock; `None` if it cannot be read.
@@ -250,6 +249,42 @@ struct LogLine {
     created: f64,
     #[serde(default)]
     msg: String,
+}
+
+/// Sends a request and reads its answer to the end; within a trace as a span of that.
+async fn send(request: RequestBuilder) -> reqwest::Result<(StatusCode, Bytes)> {
+    let (client, request) = request.build_split();
+    let request = request?;
+    let span = if trace::is_traced() { call(&request) } else { Span::none() };
+    let answered = async {
+        let answer = client.execute(request).await?;
+        Ok((answer.status(), answer.bytes().await?))
+    };
+    let answered: reqwest::Result<_> = answered.instrument(span.clone()).await;
+    match &answered {
+        Ok((status, _)) => {
+            span.tell("http.response.status_code", i64::from(status.as_u16()));
+            if status.is_client_error() || status.is_server_error() {
+                span.fail(status.as_str());
+            }
+        }
+        Err(error) => span.fail(if error.is_timeout() { "timeout" } else { "connection" }),
+    }
+    answered
+}
+
+/// Named by its path; what it asks for beside that, and its body, have no place in a trace.
+fn call(request: &reqwest::Request) -> Span {
+    let (method, url) = (request.method(), request.url());
+    debug_span!(
+        "call",
+        otel.kind = "client",
+        otel.name = format!("{method} {}", url.path()),
+        http.request.method = %method,
+        url.path = url.path(),
+        server.address = url.host_str(),
+        server.port = url.port_or_known_default(),
+    )
 }
 
 fn transport(error: &reqwest::Error) -> Answer {

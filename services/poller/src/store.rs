@@ -4,6 +4,8 @@ use futures_util::StreamExt as _;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
 use stepcast_shared::ids::{ClaimToken, JobId};
 use stepcast_shared::messages::{Output, image_url};
+use stepcast_shared::trace::SpanExt as _;
+use tracing::{Instrument as _, debug_span};
 
 use crate::verifier::Image;
 
@@ -12,6 +14,25 @@ use crate::verifier::Image;
 /// The claim's token is part of the key, so that a poller that has lost its claim cannot overwrite what its successor
 /// stored.
 pub async fn store_images(
+    store: &dyn ObjectStore,
+    job_id: JobId,
+    attempt: u32,
+    token: ClaimToken,
+    images: Vec<Image>,
+    partial: bool,
+) -> object_store::Result<Vec<Output>> {
+    if images.is_empty() {
+        return Ok(Vec::new());
+    }
+    let span = debug_span!("store images", otel.kind = "client", images = images.len(), partial);
+    let stored = put(store, job_id, attempt, token, images, partial).instrument(span.clone()).await;
+    if stored.is_err() {
+        span.fail("storage");
+    }
+    stored
+}
+
+async fn put(
     store: &dyn ObjectStore,
     job_id: JobId,
     attempt: u32,

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -10,9 +11,10 @@ use stepcast_shared::ids::BackendId;
 use stepcast_shared::messages::{Envelope, EventSeq, JobMessage, ProgressUpdate, Source, Stage, Status};
 use stepcast_shared::rpc::{self, Claim, HeldClaim, RenewOutcome, RenewRequest, Renewed};
 use stepcast_shared::subjects::{self, Kind};
+use stepcast_shared::trace::{SpanExt as _, TraceContext};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
-use tracing::{info, warn};
+use tracing::{Instrument as _, Span, error_span, info, warn};
 
 use crate::a1111::Task;
 use crate::context::Shared;
@@ -55,6 +57,13 @@ pub struct Watch<'a> {
     renew_now: Notify,
     /// Id of the stage that the server showed last.
     stage: Mutex<Option<String>>,
+    /// How often the server was looked at, and how often in vain.
+    looks: AtomicU32,
+    missed: AtomicU32,
+    /// The attempt's.
+    span: Span,
+    /// Where progress says that it comes from.
+    trace: Option<TraceContext>,
 }
 
 impl<'a> Watch<'a> {
@@ -76,6 +85,10 @@ impl<'a> Watch<'a> {
             cancel_asked: watch::Sender::new(None),
             renew_now: Notify::new(),
             stage: Mutex::default(),
+            looks: AtomicU32::new(0),
+            missed: AtomicU32::new(0),
+            span: Span::current(),
+            trace: TraceContext::current(),
         }
     }
 
@@ -96,6 +109,12 @@ impl<'a> Watch<'a> {
         let _ = timeout(TOLD_WITHIN, asked.wait_for(|asked| asked.is_some_and(|asked| asked.told))).await;
         let asked = (*asked.borrow())?;
         Some(returned.saturating_duration_since(asked.at))
+    }
+
+    /// Says in the attempt's trace how often the server was looked at.
+    pub fn tell_looks(&self) {
+        self.span.tell("looks", i64::from(self.looks.load(Ordering::Relaxed)));
+        self.span.tell("looks_missed", i64::from(self.missed.load(Ordering::Relaxed)));
     }
 
     /// Id of the stage that the server showed last while the render was under way.
@@ -120,10 +139,15 @@ impl<'a> Watch<'a> {
         asked.expect("it was waited for")
     }
 
+    /// Looks at the render, and says how far it is, until dropped. Cancel-safe: what is lost is at most one look.
+    pub async fn follow(&self, tracker: &mut Tracker) -> Infallible {
+        self.poll(tracker).instrument(repeated()).await
+    }
+
     /// Holds the claim, and hears who asks to stop, until dropped. Cancel-safe: what is lost is at most one renewal.
     pub async fn hold(&self) -> Infallible {
         tokio::select! {
-            never = self.keep_claim() => never,
+            never = self.keep_claim().instrument(repeated()) => never,
             never = self.listen() => never,
             never = self.heed_shutdown() => never,
             never = self.heed_deadline() => never,
@@ -150,17 +174,17 @@ impl<'a> Watch<'a> {
             news
         });
         if news {
-            info!(?reason, "the render is to stop");
+            info!(parent: &self.span, ?reason, "the render is to stop");
         }
     }
 
-    /// Looks at the render, and says how far it is, until dropped. Cancel-safe: what is lost is at most one look.
-    pub async fn poll(&self, tracker: &mut Tracker) -> Infallible {
+    async fn poll(&self, tracker: &mut Tracker) -> Infallible {
         let interval = self.shared.config.poll_interval;
         let mut ticks = interval_at(self.begun + interval.min(FIRST_LOOK), interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut said: Option<(Instant, Said)> = None;
         let mut seq = EventSeq::FIRST_PROGRESS;
+        let mut shown: Option<Stage> = None;
         let mut stopping = self.stop.subscribe();
         let mut task = Task::new(self.sdnext.family(), self.claim.job_id, self.claim.attempt);
         loop {
@@ -193,6 +217,8 @@ impl<'a> Watch<'a> {
                     Sample::Missed
                 }
             };
+            self.looks.fetch_add(1, Ordering::Relaxed);
+            self.missed.fetch_add(u32::from(matches!(sample, Sample::Missed)), Ordering::Relaxed);
             if let Sample::Seen(seen) = &sample
                 && seen.is_active()
             {
@@ -205,6 +231,9 @@ impl<'a> Watch<'a> {
                 continue;
             }
             let progress = tracker.progress(now);
+            if shown.replace(progress.stage) != Some(progress.stage) {
+                self.span.note("stage", "stage", progress.stage.as_str());
+            }
             if progress.stalled.is_some_and(|age| age >= self.shared.config.stall_timeout) {
                 self.ask_to_stop(Stop::Stalled);
             }
@@ -244,6 +273,9 @@ impl<'a> Watch<'a> {
         let mut headers = HeaderMap::new();
         headers.insert(EventSeq::HEADER, message.seq().to_string().as_str());
         headers.insert("Content-Type", "application/json");
+        if let Some(trace) = &self.trace {
+            trace.write(&mut headers);
+        }
         let payload = Envelope::now(message).to_json();
         let subject = subjects::job(owner, *job_id, Kind::Progress);
         // Live only: the next one makes up for it.
@@ -287,7 +319,8 @@ impl<'a> Watch<'a> {
     /// Hears of a cancel at once, where the message arrives. It may have been long on its way, so api is asked since when.
     async fn listen(&self) -> Infallible {
         if let Ok(mut orders) = self.shared.client.subscribe(subjects::control(self.claim.job_id)).await {
-            while orders.next().await.is_some() {
+            while let Some(order) = orders.next().await {
+                let _ = self.span.clone().linked(TraceContext::of_message(order.headers.as_ref()).as_ref());
                 self.ask_to_cancel(Asked { at: Instant::now(), told: false });
                 self.renew_now.notify_one();
             }
@@ -310,6 +343,12 @@ impl<'a> Watch<'a> {
         self.ask_to_stop(Stop::Shutdown);
         std::future::pending().await
     }
+}
+
+/// What is done again and again, as long as a render lasts, is no part of its trace: a span of none covers it, and log
+/// lines within it are the attempt's as ever.
+fn repeated() -> Span {
+    error_span!("watch")
 }
 
 /// A request to cancel.

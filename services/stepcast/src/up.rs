@@ -30,7 +30,7 @@ use crate::{nats_binary, out, probe};
 ///
 /// Call it on the main thread, as [`NatsChild::start`] asks.
 pub async fn run(args: Up, json: bool) -> anyhow::Result<()> {
-    let metrics = telemetry::init(&telemetry_config(&args)?)?;
+    let telemetry = telemetry::init("stepcast", &telemetry_config(&args)?)?;
     let mut signals = Signals::new()?;
     let data_dir = DataDir::hold(&data_path(&args)?)?;
     let listener = bind(args.listen.listen).await?;
@@ -49,7 +49,7 @@ pub async fn run(args: Up, json: bool) -> anyhow::Result<()> {
         data_dir,
     };
     let outcome = tokio::select! {
-        outcome = starting.serve(listener, metrics, &supervisor) => outcome,
+        outcome = starting.serve(listener, telemetry.metrics.clone(), &supervisor) => outcome,
         () = signals.next() => Ok(()),
         error = child_died(&mut child) => Err(error),
         error = demo_died(&mut demo) => Err(error),

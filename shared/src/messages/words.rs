@@ -76,6 +76,21 @@ pub enum Stage {
     Saving,
 }
 
+impl Stage {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Preparing => "preparing",
+            Self::Sampling => "sampling",
+            Self::Hires => "hires",
+            Self::Detailing => "detailing",
+            Self::Decoding => "decoding",
+            Self::Saving => "saving",
+        }
+    }
+}
+
 /// What a progress figure rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]

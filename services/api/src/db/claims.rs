@@ -33,6 +33,7 @@ pub struct ClaimedRow {
     pub fits: i64,
     /// Milliseconds left; null without a deadline.
     pub deadline_in: Option<i64>,
+    pub trace: Option<String>,
 }
 
 /// Whether this holder of a backend is the newest; remembers it if so.
@@ -107,7 +108,7 @@ pub async fn choose(
     // The index `jobs_queue` has this order, so that only the first rows of a long queue are read.
     let first = |further: &str| {
         format!(
-            "SELECT id, owner, attempt, event_seq, request, params, priority, \
+            "SELECT id, owner, attempt, event_seq, request, params, priority, trace, \
              CASE WHEN {fits} THEN 1 ELSE 0 END AS fits, deadline_at - {now} AS deadline_in FROM jobs \
              WHERE status = 'pending' AND cancelling = 0 AND event_seq IS NOT NULL AND not_before <= {now} \
              AND (claim_token IS NULL OR lease_until <= {now}) \
@@ -202,6 +203,7 @@ pub struct UnsettledRow {
     pub lapsed: i64,
     /// 1 if its time is up.
     pub late: i64,
+    pub trace: Option<String>,
 }
 
 /// Jobs whose lease has run out, and waiting ones that nobody holds and that are cancelled, late, or were given back
@@ -217,7 +219,7 @@ pub async fn unsettled(
     // A start may be recorded after its claim was cleared: then the job runs, and nobody holds it.
     let lapsed = format!("(lease_until <= {now} AND (claim_token IS NOT NULL OR status = 'running'))");
     sqlx::query_as::<Any, UnsettledRow>(sql(format!(
-        "SELECT id, owner, status, attempt, max_attempts, event_seq, cancelling, \
+        "SELECT id, owner, status, attempt, max_attempts, event_seq, cancelling, trace, \
          COALESCE(claim_backend, backend) AS claim_backend, give_backs, \
          CASE WHEN {lapsed} THEN 1 ELSE 0 END AS lapsed, CASE WHEN {late} THEN 1 ELSE 0 END AS late \
          FROM jobs WHERE status IN ('pending', 'running') AND event_seq IS NOT NULL \

@@ -8,6 +8,7 @@ use sqlx::{Any, AnyConnection, AnyExecutor, AnyPool, Row as _};
 use stepcast_shared::ids::{BackendId, BatchId, JobId, Owner};
 use stepcast_shared::job::{JobRequest, Priority};
 use stepcast_shared::messages::Status;
+use stepcast_shared::trace::TraceContext;
 
 use super::{Dialect, sql};
 use crate::outlook::{megapixel_steps, sampling_steps};
@@ -62,6 +63,8 @@ pub struct NewJob<'a> {
     pub created_at: i64,
     /// The `queued` envelope.
     pub message: &'a str,
+    /// Where its trace goes on.
+    pub trace: Option<&'a TraceContext>,
 }
 
 /// A priority as the column holds it.
@@ -89,8 +92,9 @@ pub async fn insert(connection: &mut AnyConnection, job: &NewJob<'_>) -> sqlx::R
     sqlx::query(
         "INSERT INTO jobs (id, owner, status, attempt, seq, request, params, priority, pool, label, model, \
          wanted_backend, batch_id, max_attempts, deadline_at, created_at, not_before, cancelling, lease_until, \
-         give_backs, message, work, steps) \
-         VALUES ($1, $2, 'pending', 0, 0, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, 0, 0, 0, $14, $15, $16)",
+         give_backs, message, work, steps, trace) \
+         VALUES ($1, $2, 'pending', 0, 0, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, 0, 0, 0, $14, $15, $16, \
+         $17)",
     )
     .bind(job.id.to_string())
     .bind(job.owner.as_str())
@@ -108,6 +112,7 @@ pub async fn insert(connection: &mut AnyConnection, job: &NewJob<'_>) -> sqlx::R
     .bind(job.message)
     .bind(megapixel_steps(job.request))
     .bind(i64::try_from(sampling_steps(job.request)).unwrap_or(i64::MAX))
+    .bind(job.trace.map(TraceContext::to_column))
     .execute(connection)
     .await?;
     Ok(())
@@ -253,7 +258,7 @@ pub async fn lock(
         Dialect::Postgres => " FOR UPDATE",
     };
     sqlx::query_as::<Any, LockedJob>(sql(format!(
-        "SELECT owner, status, attempt, event_seq, \
+        "SELECT owner, status, attempt, event_seq, trace, \
          CASE WHEN claim_token IS NOT NULL AND lease_until > {} THEN 1 ELSE 0 END AS claimed \
          FROM jobs WHERE id = $1{lock}",
         dialect.now()
@@ -272,6 +277,7 @@ pub struct LockedJob {
     pub event_seq: Option<i64>,
     /// 1 while a poller holds it.
     pub claimed: i64,
+    pub trace: Option<String>,
 }
 
 /// Failed attempts of a job, oldest first.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use sqlx::{Any, AnyConnection, AnyPool, Row as _};
 use stepcast_shared::events::LifecycleEvent;
 use stepcast_shared::messages::EventSeq;
+use stepcast_shared::trace::TraceContext;
 use uuid::Uuid;
 
 use super::{Dialect, sql};
@@ -21,6 +22,7 @@ struct OutboxRow {
     seq: i64,
     expected_last: i64,
     payload: String,
+    trace: Option<String>,
 }
 
 /// A fresh id for a row, which is also the author of its event.
@@ -38,7 +40,7 @@ pub async fn insert(
     let now = dialect.now();
     sqlx::query(sql(format!(
         "INSERT INTO outbox (id, job_id, owner, kind, attempt, seq, expected_last, payload, due_at, tries, parked, \
-         created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, {now} + {TRY_LEASE_MS}, 0, 0, {now})"
+         created_at, trace) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, {now} + {TRY_LEASE_MS}, 0, 0, {now}, $9)"
     )))
     .bind(&event.author)
     .bind(event.job_id.to_string())
@@ -48,6 +50,7 @@ pub async fn insert(
     .bind(i64::from(event.seq.seq))
     .bind(i64::try_from(event.expected_last).unwrap_or(i64::MAX))
     .bind(payload)
+    .bind(event.trace.as_ref().map(TraceContext::to_column))
     .execute(connection)
     .await?;
     Ok(())
@@ -63,7 +66,7 @@ pub async fn take_due(
 ) -> sqlx::Result<Vec<LifecycleEvent>> {
     let (now, skip_locked) = (dialect.now(), dialect.skip_locked());
     let rows = sqlx::query_as::<Any, OutboxRow>(sql(format!(
-        "SELECT id, job_id, owner, kind, attempt, seq, payload, \
+        "SELECT id, job_id, owner, kind, attempt, seq, payload, trace, \
          CASE WHEN kind <> 'queued' AND expected_last = 0 \
               THEN COALESCE((SELECT j.event_seq FROM jobs j WHERE j.id = o.job_id), 0) \
               ELSE expected_last END AS expected_last FROM outbox o \
@@ -92,6 +95,7 @@ fn event(row: OutboxRow) -> Option<LifecycleEvent> {
         job_id: row.job_id.parse().ok()?,
         kind: row.kind.parse().ok()?,
         seq: EventSeq { attempt: u32::try_from(row.attempt).ok()?, seq: u32::try_from(row.seq).ok()? },
+        trace: TraceContext::from_column(row.trace.as_deref()),
         payload: Bytes::from(row.payload),
         author: row.id,
         expected_last: u64::try_from(row.expected_last).ok()?,

@@ -54,11 +54,10 @@ impl Backend {
         // A backend that has just rendered is idle only if there is nothing more for it to do.
         let rendered = (was, condition) == (Some(BackendCondition::Busy), BackendCondition::Idle);
         if was != Some(condition) && !rendered {
-            let backend = &self.spec.id;
             if let Some(message) = &message {
-                warn!(%backend, ?condition, message, "backend changed");
+                warn!(?condition, message, "backend changed");
             } else {
-                info!(%backend, ?condition, "backend changed");
+                info!(?condition, "backend changed");
             }
         }
         self.state.send_if_modified(|state| {
@@ -129,7 +128,7 @@ impl Backend {
                 if since.elapsed() < patience {
                     return false;
                 }
-                info!(backend = %self.spec.id, job = seen.job, "shown work has not moved; taken as left over");
+                info!(job = seen.job, "shown work has not moved; taken as left over");
                 self.left_over.clone_from(&seen.id);
                 true
             }
