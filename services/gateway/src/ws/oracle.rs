@@ -72,7 +72,10 @@ fn socket_has_ended(socket: &WebSocket<OneWay<'_>>) -> bool {
 
 /// Holds our decoder against itself and against the library, over bytes of which nothing is known. Panics where they
 /// differ and should not.
+///
+/// `longest` is at least what a control frame may have: the library's bound of a frame is one for control frames too.
 pub fn hold(bytes: &[u8], pieces: &[usize], longest: usize) {
+    assert!(longest >= LONGEST_CONTROL, "the library would refuse control frames");
     // The library refuses a frame once it is whole, ours by its head: so each gets its end.
     let bytes = [bytes, &vec![0; longest + 14]].concat();
     let whole = ours(&bytes, &[bytes.len()], longest);

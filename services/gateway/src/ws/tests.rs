@@ -107,7 +107,7 @@ proptest! {
         bytes in vec(any::<u8>(), 0..2_000),
         pieces in vec(1_usize..50, 1..4),
     ) {
-        oracle::hold(&bytes, &pieces, 100);
+        oracle::hold(&bytes, &pieces, 130);
     }
 
     #[test]
