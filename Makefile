@@ -8,7 +8,7 @@ SHELL := /bin/bash
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help up test bench bench-gateway soak fuzz fmt lint build clean tools-cargo tools-nats tools-postgres tools-edge tools-deploy tools-s3 tools-python tools-browser tools-bench tools-fuzz
+.PHONY: help up test contracts bench bench-gateway soak fuzz fmt lint build clean tools-cargo tools-nats tools-postgres tools-edge tools-deploy tools-s3 tools-python tools-browser tools-bench tools-fuzz
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,9 @@ soak: tools-cargo tools-nats tools-postgres tools-edge tools-deploy tools-s3 too
 
 fuzz: tools-cargo tools-fuzz ## Let a fuzzer loose on the gateway's parsers, 60 s each; ARGS="300 ws_decode" for one and longer
 	@./.ci/fuzz $(ARGS)
+
+contracts: tools-cargo ## Write docs/contracts from the types
+	cargo run --locked --bin stepcast -- contracts --out docs/contracts
 
 fmt: ## Format the code
 	cargo fmt --all

@@ -6,13 +6,20 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+/// The hyphenated form, in either case.
+const UUID_PATTERN: &str = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$";
+/// What [`is_slug`] takes.
+const SLUG_PATTERN: &str = "^[a-z0-9_-]{1,64}$";
+
 /// Declares an id: a newtype over a UUID, minted as version 7 so that ids sort by the time of their making.
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(utoipa::ToSchema, schemars::JsonSchema)]
         #[serde(transparent)]
-        pub struct $name(Uuid);
+        #[schemars(extend("format" = "uuid", "pattern" = UUID_PATTERN))]
+        pub struct $name(#[schemars(with = "String")] Uuid);
 
         impl $name {
             /// A fresh id (UUIDv7, RFC 9562 section 5.7).
@@ -74,8 +81,10 @@ pub struct NotASlug(String);
 macro_rules! slug {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(utoipa::ToSchema, schemars::JsonSchema)]
         #[serde(try_from = "String", into = "String")]
+        #[schemars(extend("pattern" = SLUG_PATTERN))]
         pub struct $name(String);
 
         impl $name {

@@ -1,5 +1,6 @@
 //! What a client asks for: one flat body with SD.Next's own names and defaults, and Stepcast's own fields beside them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -19,6 +20,7 @@ use crate::ids::{BackendId, Pool};
     Serialize,
     Deserialize,
     utoipa::ToSchema,
+    JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
@@ -32,7 +34,7 @@ pub enum Priority {
 }
 
 /// A job as accepted: every field checked, input images replaced by `input:<id>`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobRequest {
     /// What to paint; not empty.

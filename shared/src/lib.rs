@@ -16,6 +16,7 @@ pub mod nats;
 pub mod origin;
 pub mod problem;
 pub mod rpc;
+pub mod schema;
 pub mod server;
 pub mod shutdown;
 pub mod storage;

@@ -12,8 +12,9 @@ mod words;
 use std::fmt;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::ids::{BackendId, JobId, Pool};
 use crate::job::Priority;
@@ -29,7 +30,8 @@ pub use self::timeline::Moments;
 pub use self::words::{ErrorCode, Source, Stage, Status};
 
 /// A message with the time of its making.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "{M}Envelope")]
 pub struct Envelope<M> {
     /// What is said.
     #[serde(flatten)]
@@ -51,9 +53,10 @@ impl<M: Serialize> Envelope<M> {
 }
 
 /// A time on the wire: RFC 3339, UTC, microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, utoipa::ToSchema, JsonSchema)]
 #[schema(value_type = String, format = DateTime)]
-pub struct Timestamp(pub DateTime<Utc>);
+#[schemars(extend("format" = "date-time"))]
+pub struct Timestamp(#[schemars(with = "String")] pub DateTime<Utc>);
 
 impl Timestamp {
     /// The present.
@@ -86,7 +89,7 @@ impl<'de> Deserialize<'de> for Timestamp {
 }
 
 /// A failure, as a client reads it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct JobError {
     /// Which kind.
     pub code: ErrorCode,
@@ -101,7 +104,7 @@ pub struct JobError {
 }
 
 /// What is said about a job, in the order of its life.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", content = "data")]
 pub enum JobMessage {
     /// Accepted.
@@ -162,7 +165,7 @@ impl JobMessage {
 }
 
 /// `generation_queued`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Queued {
     /// Which job.
     pub job_id: JobId,
@@ -173,6 +176,7 @@ pub struct Queued {
     /// 0.
     pub seq: u32,
     /// The request, as sent.
+    #[schemars(with = "Map<String, Value>")]
     pub params: Value,
     /// Jobs ahead of it at that moment, itself included; absent where it was not counted.
     pub position: Option<u64>,
@@ -188,7 +192,7 @@ pub struct Queued {
 }
 
 /// `generation_started`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Started {
     /// Which job.
     pub job_id: JobId,
@@ -199,6 +203,7 @@ pub struct Started {
     /// 1.
     pub seq: u32,
     /// The request, as sent.
+    #[schemars(with = "Map<String, Value>")]
     pub params: Value,
     /// Seconds that this backend's earlier timings suggest.
     pub estimated_duration: Option<f64>,
@@ -207,7 +212,7 @@ pub struct Started {
 }
 
 /// `progress_update`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProgressUpdate {
     /// Which job.
     pub job_id: JobId,
@@ -250,7 +255,7 @@ pub struct ProgressUpdate {
 }
 
 /// `generation_retrying`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Retrying {
     /// Which job.
     pub job_id: JobId,
@@ -274,7 +279,7 @@ pub struct Retrying {
 }
 
 /// `generation_complete`: the one terminal message, whatever the outcome.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Complete {
     /// Which job.
     pub job_id: JobId,
@@ -312,7 +317,7 @@ pub struct Complete {
 }
 
 /// One image of a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct Output {
     /// Where it is served.
     pub url: String,

@@ -2,10 +2,11 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A refusal, as a client reads it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct Problem {
     /// Which kind: a relative URI.
     #[serde(rename = "type")]
@@ -25,7 +26,7 @@ pub struct Problem {
 }
 
 /// What is wrong with one field of a body.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct FieldError {
     /// Where: a JSON pointer (RFC 6901) into the body.
     pub pointer: String,

@@ -6,14 +6,15 @@
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, HeaderMap};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tracing::{Instrument as _, Span, debug_span};
 
 use crate::ids::{BackendId, ClaimToken, JobId, Owner, Pool};
 use crate::job::JobRequest;
-use crate::messages::{BackendMode, StatsWindow, Status};
+use crate::messages::{BackendMode, Envelope, JobMessage, StatsWindow, Status};
 use crate::problem::Problem;
 use crate::subjects;
 use crate::trace::{self, SpanExt as _, TraceContext};
@@ -41,9 +42,11 @@ pub const CANCEL: &str = "cancel";
 pub const STATS: &str = "stats";
 /// `retry`: [`RetryRequest`], answered by [`RetryAnswer`].
 pub const RETRY: &str = "retry";
+/// `schema`: [`SchemaRequest`], answered by [`SchemaAnswer`].
+pub const SCHEMA: &str = "schema";
 
 /// What a backend says of itself when it asks for work.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ClaimRequest {
     /// Which backend.
     pub backend_id: BackendId,
@@ -59,7 +62,7 @@ pub struct ClaimRequest {
 }
 
 /// What an idle backend is told.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ClaimAnswer {
     /// There is a job for it.
@@ -74,7 +77,7 @@ pub enum ClaimAnswer {
 }
 
 /// A job, handed to one backend.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Claim {
     /// Which job.
     pub job_id: JobId,
@@ -91,6 +94,7 @@ pub struct Claim {
     /// What to render.
     pub request: JobRequest,
     /// The request as sent, for the events.
+    #[schemars(with = "Map<String, Value>")]
     pub params: Value,
     /// Seconds left until the job's deadline.
     pub deadline_in_seconds: Option<f64>,
@@ -100,14 +104,14 @@ pub struct Claim {
 }
 
 /// The claims that a poller still runs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RenewRequest {
     /// One per running job.
     pub claims: Vec<HeldClaim>,
 }
 
 /// A claim, named.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct HeldClaim {
     /// Which job.
     pub job_id: JobId,
@@ -116,7 +120,7 @@ pub struct HeldClaim {
 }
 
 /// What became of renewed claims, in the order they were named.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Renewed {
     /// One per claim.
     pub claims: Vec<RenewOutcome>,
@@ -126,7 +130,7 @@ pub struct Renewed {
 }
 
 /// What became of one renewed claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RenewOutcome {
     /// It goes on.
@@ -138,7 +142,7 @@ pub enum RenewOutcome {
 }
 
 /// A claim given back before its start.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ReleaseRequest {
     /// Which claim.
     #[serde(flatten)]
@@ -148,23 +152,24 @@ pub struct ReleaseRequest {
 }
 
 /// Jobs to accept, as over HTTP.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SubmitRequest {
     /// Whose they will be.
     pub owner: Owner,
     /// The bodies, unchecked; all or none are accepted.
+    #[schemars(with = "Vec<JobRequest>")]
     pub jobs: Vec<Value>,
 }
 
 /// The accepted jobs, in the order they were sent.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SubmitAnswer {
     /// One per body.
     pub jobs: Vec<Accepted>,
 }
 
 /// A job just accepted.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct Accepted {
     /// Its id.
     pub job_id: JobId,
@@ -179,7 +184,7 @@ pub struct Accepted {
 }
 
 /// Where to go on with an accepted job.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct AcceptedUrls {
     /// The job.
     #[serde(rename = "self")]
@@ -202,7 +207,7 @@ impl AcceptedUrls {
 }
 
 /// One job, by id.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct GetRequest {
     /// Whose; absent means the anonymous owner.
     #[serde(default = "Owner::anonymous")]
@@ -212,7 +217,7 @@ pub struct GetRequest {
 }
 
 /// A page of an owner's active jobs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ActiveRequest {
     /// Whose.
     #[serde(default = "Owner::anonymous")]
@@ -222,7 +227,7 @@ pub struct ActiveRequest {
 }
 
 /// An owner's active jobs, running first, then oldest first.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ActiveAnswer {
     /// Their ids.
     pub jobs: Vec<JobId>,
@@ -231,7 +236,7 @@ pub struct ActiveAnswer {
 }
 
 /// Jobs whose last lifecycle message is wanted, where the stream has lost it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LastRequest {
     /// Whose.
     #[serde(default = "Owner::anonymous")]
@@ -241,25 +246,26 @@ pub struct LastRequest {
 }
 
 /// The last lifecycle message of each known job.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LastAnswer {
     /// One per known job, in no order.
     pub jobs: Vec<LastMessage>,
 }
 
 /// One job's last lifecycle message.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LastMessage {
     /// Which job.
     pub job_id: JobId,
     /// `<attempt>.<seq>`, as in the header `Stepcast-Seq`.
     pub seq: String,
     /// The envelope, ready to be sent.
+    #[schemars(with = "Envelope<JobMessage>")]
     pub envelope: Box<serde_json::value::RawValue>,
 }
 
 /// Jobs to cancel.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CancelRequest {
     /// Whose.
     #[serde(default = "Owner::anonymous")]
@@ -269,14 +275,14 @@ pub struct CancelRequest {
 }
 
 /// What became of each, in the order they were named.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CancelAnswer {
     /// One per id.
     pub jobs: Vec<CancelOutcome>,
 }
 
 /// What became of one cancel.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct CancelOutcome {
     /// Which job.
     pub job_id: JobId,
@@ -289,7 +295,7 @@ pub struct CancelOutcome {
 }
 
 /// How the installation does.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct StatsRequest {
     /// How far back; an hour unless said.
     #[serde(default)]
@@ -297,7 +303,7 @@ pub struct StatsRequest {
 }
 
 /// Jobs to submit again.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RetryRequest {
     /// Whose.
     #[serde(default = "Owner::anonymous")]
@@ -307,14 +313,14 @@ pub struct RetryRequest {
 }
 
 /// What became of each, in the order they were named.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RetryAnswer {
     /// One per id.
     pub jobs: Vec<RetryOutcome>,
 }
 
 /// What became of one retry.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RetryOutcome {
     /// The job that was named.
     pub job_id: JobId,
@@ -324,6 +330,37 @@ pub struct RetryOutcome {
     pub message: String,
     /// The new job, if there is one.
     pub job: Option<Accepted>,
+}
+
+/// Whose schemas are wanted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct SchemaRequest {
+    /// Of one request; of all without it.
+    pub name: Option<String>,
+}
+
+/// How these requests are asked and answered.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SchemaAnswer {
+    /// One per request.
+    pub endpoints: Vec<EndpointSchema>,
+}
+
+/// How one request is asked and answered.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct EndpointSchema {
+    /// The last token of its subject.
+    pub name: String,
+    /// Where it is asked.
+    pub subject: String,
+    /// What it is for.
+    pub description: String,
+    /// JSON Schema (2020-12) of the payload that is sent.
+    #[schemars(with = "Map<String, Value>")]
+    pub request: Value,
+    /// JSON Schema (2020-12) of the payload that comes back, unless it is a refusal.
+    #[schemars(with = "Map<String, Value>")]
+    pub answer: Value,
 }
 
 /// Why a request had no result.

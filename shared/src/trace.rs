@@ -44,7 +44,7 @@ pub fn is_traced() -> bool {
 /// Where a trace goes on: what the two headers of W3C Trace Context say.
 ///
 /// It waits in the database with its job, and travels in claims.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TraceContext {
     traceparent: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,9 +1,10 @@
-//! HTTP as a client would speak it.
+//! HTTP as a client would speak it; what is answered is held against the contract.
 
 use bytes::Bytes;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
 
+use crate::contract::Contract;
 use crate::wait::{until, within};
 
 /// A client of one server.
@@ -11,6 +12,7 @@ use crate::wait::{until, within};
 pub struct Http {
     client: Client,
     base: String,
+    unchecked: bool,
 }
 
 /// An answer, read to its end.
@@ -23,13 +25,33 @@ pub struct Answer {
     pub json: Value,
 }
 
+impl Answer {
+    /// Panics if it violates the contract.
+    fn check(&self, method: &Method, path: &str) {
+        let content_type = self.headers.get("content-type").and_then(|value| value.to_str().ok());
+        let (status, content_type) = (self.status.as_u16(), content_type.unwrap_or_default());
+        if let Err(error) =
+            Contract::get().check_answer(method.as_str(), path, status, content_type, &self.json)
+        {
+            panic!("{error}");
+        }
+    }
+}
+
 impl Http {
     /// A client of `host:port`.
     pub fn to(address: &str) -> Self {
         // An error only says that one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().no_proxy().build().expect("a plain client can be built");
-        Self { client, base: format!("http://{address}") }
+        Self { client, base: format!("http://{address}"), unchecked: false }
+    }
+
+    /// As it is, with answers that nobody looks at: for measurements.
+    #[must_use]
+    pub fn unchecked(mut self) -> Self {
+        self.unchecked = true;
+        self
     }
 
     /// The server's address, as a client is told it.
@@ -62,7 +84,7 @@ impl Http {
         body: Bytes,
         headers: &[(&str, &str)],
     ) -> reqwest::Result<Answer> {
-        let mut request = self.client.request(method, format!("{}{path}", self.base)).body(body);
+        let mut request = self.client.request(method.clone(), format!("{}{path}", self.base)).body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -70,7 +92,11 @@ impl Http {
         let (status, headers) = (answer.status(), answer.headers().clone());
         let bytes = answer.bytes().await?;
         let json = serde_json::from_slice(&bytes).unwrap_or_default();
-        Ok(Answer { status, headers, bytes, json })
+        let answer = Answer { status, headers, bytes, json };
+        if !self.unchecked {
+            answer.check(&method, path);
+        }
+        Ok(answer)
     }
 
     /// A GET of server-sent events, from behind the event of this id on; an error if it is refused.

@@ -18,6 +18,7 @@ use crate::edge::Edge;
 use crate::postgres::Postgres;
 use crate::process::{Process, binary};
 use crate::sim::Sim;
+use crate::tap::Tap;
 use crate::wait::{until, until_after};
 
 /// Replicas of the api.
@@ -57,6 +58,7 @@ pub struct Deployment {
     /// The second and third number of its addresses, so that several deployments find room beside each other.
     network: (u8, u8),
     folder: TempDir,
+    _tap: Tap,
 }
 
 impl Deployment {
@@ -71,8 +73,10 @@ impl Deployment {
             sims.push(Sim::with(simulated.clone()).await?);
         }
         let bus = Bus::cluster().await?;
+        let operator = stepcast_shared::nats::connect("operator", &bus.login("operator")).await?;
+        let tap = Tap::start(&operator).await?;
         let (services, folder) = (BTreeMap::new(), tempfile::tempdir()?);
-        let mut all = Self { bus, postgres, edge, sims, services, network, folder };
+        let mut all = Self { bus, postgres, edge, sims, services, network, folder, _tap: tap };
         // Only an api may make the streams; whoever came earlier would wait for it, and be refused meanwhile.
         for part in apis().chain(pollers()).chain(gateways().take(GATEWAYS - 1)) {
             all.launch(part).await?;

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+use crate::contract::{Contract, Verdict, Violations};
 use crate::watcher::Told;
 
 /// Pause before a lost connection is made again, and before a refused subscription is asked for again.
@@ -35,6 +36,7 @@ pub enum Interest {
 pub struct Follower {
     interest: Interest,
     connections: Arc<Mutex<Vec<Vec<Told>>>>,
+    _verdict: Verdict,
     _following: JoinSet<()>,
 }
 
@@ -43,8 +45,9 @@ impl Follower {
     pub fn start(address: String, interest: Interest, ids: watch::Receiver<Vec<String>>) -> Self {
         let connections = Arc::new(Mutex::new(Vec::new()));
         let mut following = JoinSet::new();
-        following.spawn(follow(address, interest, ids, connections.clone()));
-        Self { interest, connections, _following: following }
+        let verdict = Verdict::default();
+        following.spawn(follow(address, interest, ids, connections.clone(), verdict.violations()));
+        Self { interest, connections, _verdict: verdict, _following: following }
     }
 
     /// What was told of each job in one go, in order: on one connection, from one answer to a subscribe to the next that
@@ -110,6 +113,7 @@ async fn follow(
     interest: Interest,
     mut ids: watch::Receiver<Vec<String>>,
     connections: Arc<Mutex<Vec<Vec<Told>>>>,
+    violations: Violations,
 ) {
     loop {
         let url = format!("ws://{address}/ws/progress");
@@ -123,6 +127,7 @@ async fn follow(
                 (connections.len() == 1, since.filter(|_| interest == Interest::Since))
             };
             let keep = |told: Told| {
+                violations.note(Contract::get().check_message(&told.message));
                 let mut connections = connections.lock().expect("no code panics while it holds this lock");
                 connections.last_mut().expect("pushed above").push(told);
             };

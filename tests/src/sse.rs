@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::client::Http;
+use crate::contract::{Contract, Verdict, Violations};
 use crate::watcher::Told;
 
 /// Pause before a lost connection is made again.
@@ -15,6 +16,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// A reader of all jobs.
 pub struct Reader {
     kept: Arc<Mutex<Kept>>,
+    _verdict: Verdict,
     _reading: JoinSet<()>,
 }
 
@@ -31,8 +33,9 @@ impl Reader {
     pub fn start(http: &Http) -> Self {
         let kept = Arc::new(Mutex::new(Kept::default()));
         let mut reading = JoinSet::new();
-        reading.spawn(read(http.clone(), kept.clone()));
-        Self { kept, _reading: reading }
+        let verdict = Verdict::default();
+        reading.spawn(read(http.clone(), kept.clone(), verdict.violations()));
+        Self { kept, _verdict: verdict, _reading: reading }
     }
 
     /// Everything so far, in order.
@@ -57,15 +60,15 @@ fn lock(kept: &Mutex<Kept>) -> std::sync::MutexGuard<'_, Kept> {
     kept.lock().expect("no code panics while it holds this lock")
 }
 
-async fn read(http: Http, kept: Arc<Mutex<Kept>>) {
+async fn read(http: Http, kept: Arc<Mutex<Kept>>, violations: Violations) {
     loop {
         // A loss of any kind is answered by coming back.
-        let _ = listen(&http, &kept).await;
+        let _ = listen(&http, &kept, &violations).await;
         sleep(AGAIN_AFTER).await;
     }
 }
 
-async fn listen(http: &Http, kept: &Mutex<Kept>) -> reqwest::Result<()> {
+async fn listen(http: &Http, kept: &Mutex<Kept>, violations: &Violations) -> reqwest::Result<()> {
     let last_id = lock(kept).last_id.clone();
     let mut answer = http.stream("/sse/progress", last_id.as_deref()).await?;
     lock(kept).connections += 1;
@@ -73,7 +76,7 @@ async fn listen(http: &Http, kept: &Mutex<Kept>) -> reqwest::Result<()> {
     while let Some(bytes) = answer.chunk().await? {
         for byte in bytes {
             if byte == b'\n' {
-                take(&String::from_utf8_lossy(&line), kept);
+                take(&String::from_utf8_lossy(&line), kept, violations);
                 line.clear();
             } else {
                 line.push(byte);
@@ -83,12 +86,13 @@ async fn listen(http: &Http, kept: &Mutex<Kept>) -> reqwest::Result<()> {
     Ok(())
 }
 
-fn take(line: &str, kept: &Mutex<Kept>) {
+fn take(line: &str, kept: &Mutex<Kept>, violations: &Violations) {
     let mut kept = lock(kept);
     if let Some(id) = line.strip_prefix("id:") {
         kept.last_id = Some(id.trim().to_owned());
     } else if let Some(data) = line.strip_prefix("data:") {
         let message = serde_json::from_str(data).expect("the server sends JSON");
+        violations.note(Contract::get().check_message(&message));
         kept.told.push(Told { at: Instant::now(), message });
     }
 }

@@ -7,6 +7,7 @@ use tokio::process::Command;
 use crate::client::Http;
 use crate::nats::NatsServer;
 use crate::process::{Process, binary, limitable};
+use crate::tap::Tap;
 use crate::wait::until;
 use crate::watcher::Watcher;
 
@@ -21,6 +22,7 @@ pub struct Stack {
     gateway_address: String,
     backends: String,
     setup: Setup,
+    _tap: Option<Tap>,
 }
 
 /// What differs from a stack of one machine.
@@ -40,6 +42,15 @@ pub struct Setup {
     pub limitable: bool,
     /// Whether NATS writes through to the disk before it acknowledges.
     pub sync_always: bool,
+    /// Whether nothing of what is said is held against the contract: for measurements.
+    pub unchecked: bool,
+}
+
+impl Setup {
+    /// For measurements.
+    pub fn unchecked() -> Self {
+        Self { unchecked: true, ..Self::default() }
+    }
 }
 
 impl Stack {
@@ -58,6 +69,11 @@ impl Stack {
         } else {
             NatsServer::start().await?
         };
+        let tap = if setup.unchecked {
+            None
+        } else {
+            Some(Tap::start(&async_nats::connect(nats.url()).await?).await?)
+        };
         let backends = backends.iter().map(|(id, url)| format!("{id}={url}")).collect::<Vec<_>>().join(",");
         let mut api = Process::start("api", &mut api_command(&nats, &folder, &setup))?;
         let api_address = api.address().await?;
@@ -65,15 +81,26 @@ impl Stack {
         let mut gateway = Process::start("gateway", gateway.envs(setup.gateway.iter().cloned()))?;
         let gateway_address = gateway.address().await?;
         let poller = Process::start("poller", &mut poller_command(&nats, &folder, &backends, &setup))?;
-        let stack =
-            Self { nats, api, gateway, poller, folder, api_address, gateway_address, backends, setup };
+        let stack = Self {
+            nats,
+            api,
+            gateway,
+            poller,
+            folder,
+            api_address,
+            gateway_address,
+            backends,
+            setup,
+            _tap: tap,
+        };
         stack.wait_for_backends().await;
         Ok(stack)
     }
 
     /// HTTP to the api.
     pub fn http(&self) -> Http {
-        Http::to(&self.api_address)
+        let http = Http::to(&self.api_address);
+        if self.setup.unchecked { http.unchecked() } else { http }
     }
 
     /// A WebSocket to the gateway, connected.

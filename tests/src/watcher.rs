@@ -1,4 +1,4 @@
-//! A WebSocket client that keeps everything it was told.
+//! A WebSocket client that keeps everything it was told, and holds it against the contract.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+use crate::contract::{Contract, Verdict};
 use crate::wait::within;
 
 /// What a watcher was told, and when.
@@ -28,6 +29,7 @@ pub struct Watcher {
     seen: watch::Receiver<usize>,
     /// The close code, once the server has closed.
     closed: watch::Receiver<Option<u16>>,
+    _verdict: Verdict,
     _reading: JoinSet<()>,
 }
 
@@ -40,12 +42,15 @@ impl Watcher {
         let (report, seen) = watch::channel(0);
         let (closing, closed) = watch::channel(None);
         let mut reading = JoinSet::new();
+        let verdict = Verdict::default();
+        let violations = verdict.violations();
         let kept = told.clone();
         reading.spawn(async move {
             while let Some(Ok(message)) = stream.next().await {
                 match message {
                     Message::Text(text) => {
                         let message = serde_json::from_str(&text).expect("the server sends JSON");
+                        violations.note(Contract::get().check_message(&message));
                         let mut kept = kept.lock().expect("no code panics while it holds this lock");
                         kept.push(Told { at: Instant::now(), message });
                         report.send_replace(kept.len());
@@ -62,7 +67,7 @@ impl Watcher {
                 abrupt
             });
         });
-        let mut watcher = Self { sink, told, seen, closed, _reading: reading };
+        let mut watcher = Self { sink, told, seen, closed, _verdict: verdict, _reading: reading };
         watcher.wait("connected", |message| message["type"] == "connected").await;
         Ok(watcher)
     }

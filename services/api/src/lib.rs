@@ -8,6 +8,7 @@ mod accept;
 mod backends;
 mod cancel;
 mod config;
+pub mod contract;
 mod db;
 mod dispatch;
 mod error;

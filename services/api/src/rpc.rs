@@ -13,8 +13,8 @@ use stepcast_shared::messages::EventSeq;
 use stepcast_shared::problem::Problem;
 use stepcast_shared::rpc::{
     self, ActiveAnswer, ActiveRequest, CancelAnswer, CancelRequest, ClaimRequest, GetRequest, LastAnswer,
-    LastMessage, LastRequest, ReleaseRequest, RenewRequest, RetryAnswer, RetryRequest, StatsRequest,
-    SubmitAnswer, SubmitRequest,
+    LastMessage, LastRequest, ReleaseRequest, RenewRequest, RetryAnswer, RetryRequest, SchemaAnswer,
+    SchemaRequest, StatsRequest, SubmitAnswer, SubmitRequest,
 };
 use stepcast_shared::shutdown::Supervisor;
 use stepcast_shared::trace::{SpanExt as _, TraceContext};
@@ -24,6 +24,7 @@ use tracing::{Instrument as _, Span, debug_span, warn};
 
 use crate::accept::{self, Submission};
 use crate::cancel;
+use crate::contract;
 use crate::db::jobs;
 use crate::dispatch;
 use crate::error::Error;
@@ -34,19 +35,6 @@ use crate::state::AppState;
 use crate::stats;
 use crate::view;
 
-/// What is answered.
-const ENDPOINTS: [&str; 10] = [
-    rpc::CLAIM,
-    rpc::RENEW,
-    rpc::RELEASE,
-    rpc::SUBMIT,
-    rpc::GET,
-    rpc::ACTIVE,
-    rpc::LAST,
-    rpc::CANCEL,
-    rpc::RETRY,
-    rpc::STATS,
-];
 /// Requests answered at the same time; more wait in their subscription.
 const CONCURRENCY: usize = 64;
 /// Most jobs of one `active` answer.
@@ -71,9 +59,10 @@ pub async fn serve(state: AppState, supervisor: Supervisor) -> anyhow::Result<()
         started.map_err(anyhow::Error::from_boxed).context("the micro service cannot be started")?;
     let group = service.group(stepcast_shared::subjects::RPC_PREFIX);
     let mut endpoints = futures_util::stream::SelectAll::new();
-    for name in ENDPOINTS {
-        let endpoint = group.endpoint(name).await.map_err(anyhow::Error::from_boxed)?;
-        endpoints.push(endpoint.map(move |request| (name, request)));
+    for contract in contract::ENDPOINTS {
+        let endpoint = group.endpoint_builder().name(contract.name).metadata(contract.metadata());
+        let endpoint = endpoint.add(contract.name).await.map_err(anyhow::Error::from_boxed)?;
+        endpoints.push(endpoint.map(move |request| (contract.name, request)));
     }
     let free = std::sync::Arc::new(Semaphore::new(CONCURRENCY));
     loop {
@@ -135,6 +124,9 @@ async fn answer(state: &AppState, name: &'static str, request: &Request) {
             with(payload, count).await
         }
         rpc::RETRY => with(payload, async |q: RetryRequest| tell(retry_all(state, &q).await)).await,
+        // A person who looks around sends nothing.
+        rpc::SCHEMA if payload.is_empty() => with(b"{}", async |q: SchemaRequest| schema(&q)).await,
+        rpc::SCHEMA => with(payload, async |q: SchemaRequest| schema(&q)).await,
         _ => unreachable!("only these endpoints are served"),
     };
     meter::rpc(name, result.is_ok(), begun.elapsed());
@@ -234,6 +226,13 @@ async fn cancel_all(state: &AppState, request: &CancelRequest) -> Result<CancelA
 async fn retry_all(state: &AppState, request: &RetryRequest) -> Result<RetryAnswer, Error> {
     check_count(request.job_ids.len())?;
     Ok(RetryAnswer { jobs: retry::retry_all(state, &request.owner, &request.job_ids).await? })
+}
+
+fn schema(request: &SchemaRequest) -> Result<SchemaAnswer, Problem> {
+    contract::schemas(request).ok_or_else(|| {
+        let name = request.name.as_deref().unwrap_or_default();
+        Problem::new(404, "not-found", "No such request").detail(format!("There is no request {name:?}."))
+    })
 }
 
 fn check_count(jobs: usize) -> Result<(), Error> {

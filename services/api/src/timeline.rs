@@ -1,5 +1,6 @@
 //! When a job got where, from its acceptance to its end.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stepcast_shared::messages::{Complete, ErrorCode, JobError, Moments, Status, Timestamp};
 
@@ -9,7 +10,7 @@ use crate::db::jobs::{AttemptRow, JobRow};
 ///
 /// Three clocks tell: `queued` is api's, `started` and `recorded` are those of the event stream, and the rest are the
 /// poller's.
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema, JsonSchema)]
 pub struct Timeline {
     /// It was accepted.
     pub queued: Timestamp,
@@ -25,7 +26,7 @@ pub struct Timeline {
 }
 
 /// An attempt that failed and was followed by another.
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema, JsonSchema)]
 pub struct EarlierAttempt {
     /// From 1.
     pub attempt: i64,

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use stepcast_shared::ids::JobId;
 use stepcast_shared::job::Priority;
 use stepcast_shared::messages::{Complete, ErrorCode, JobError, Output, Stage, Status, Timestamp};
@@ -16,7 +17,7 @@ use crate::timeline::{Timeline, has_attempts};
 use crate::waiting::{Lookout, WaitingFor};
 
 /// A job.
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema, JsonSchema)]
 pub struct Job {
     /// Its id.
     pub job_id: JobId,
@@ -48,6 +49,7 @@ pub struct Job {
     pub batch_id: Option<String>,
     /// The request, as sent.
     #[schema(value_type = Object)]
+    #[schemars(with = "Map<String, Value>")]
     pub params: Value,
     /// When it was accepted.
     pub created_at: Timestamp,
@@ -85,7 +87,7 @@ pub struct Job {
 }
 
 /// Why a job failed, with its attempts.
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema, JsonSchema)]
 pub struct JobFailure {
     /// The failure.
     #[serde(flatten)]
@@ -95,7 +97,7 @@ pub struct JobFailure {
 }
 
 /// A failed attempt.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct FailedAttempt {
     /// From 1.
     pub attempt: i64,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stepcast_shared::messages::{BackendCondition, BackendMode, BackendState};
 
@@ -14,8 +15,9 @@ use crate::state::AppState;
 
 /// Why a job waits: the first of these that holds, in the order `no_capable_backend`, `paused`, `backend_down`,
 /// `foreign_work`, `model_swap`, `ahead`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(transform = stepcast_shared::schema::open)]
 pub enum WaitingFor {
     /// Others are served first.
     Ahead,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stepcast_shared::ids::{ConnectionId, JobId};
 use stepcast_shared::messages::Envelope;
@@ -17,7 +18,7 @@ use crate::ws::Wire;
 const PROTOCOL: u32 = 1;
 
 /// A message of the gateway's own making.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(tag = "type", content = "data", rename_all = "snake_case")]
 pub enum Answer {
     /// The first message of a connection.
@@ -69,7 +70,7 @@ pub enum Answer {
 }
 
 /// `subscription_confirmed`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Confirmation {
     /// The jobs; null for all of this owner.
     pub job_ids: Option<Vec<JobId>>,
@@ -90,8 +91,9 @@ pub struct Confirmation {
 }
 
 /// How previews are sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(transform = stepcast_shared::schema::open)]
 pub enum Previews {
     /// Not at all.
     #[default]
@@ -99,10 +101,10 @@ pub enum Previews {
 }
 
 /// `error`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Refusal {
     /// For the client's program.
-    pub code: &'static str,
+    pub code: Code,
     /// For its author.
     pub message: String,
     /// The mark of what was refused.
@@ -157,13 +159,7 @@ impl Confirmation {
 impl Refusal {
     fn new(code: Code, message: impl Into<String>, request_id: Option<String>) -> Self {
         metrics::counter!("stepcast_gateway_errors_total", "code" => code.as_str()).increment(1);
-        Self {
-            code: code.as_str(),
-            message: message.into(),
-            request_id,
-            errors: Vec::new(),
-            retry_after: None,
-        }
+        Self { code, message: message.into(), request_id, errors: Vec::new(), retry_after: None }
     }
 
     /// What another service's refusal, or silence, means to a client.

@@ -34,6 +34,7 @@ mod answers;
 mod close;
 mod config;
 mod connection;
+pub mod contract;
 mod deliveries;
 mod fanout;
 mod feed;

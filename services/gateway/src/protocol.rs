@@ -7,6 +7,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use stepcast_shared::ids::JobId;
 
@@ -68,7 +70,9 @@ pub enum Jobs {
 }
 
 /// The word that tells a client's program what was wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(transform = stepcast_shared::schema::open)]
 pub enum Code {
     /// Not JSON.
     InvalidJson,

@@ -30,7 +30,7 @@ pub use stats::Statistics;
 const AT_ONCE: usize = 64;
 
 /// What can be watched beside jobs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Topic {
     /// How the installation does.

@@ -83,9 +83,19 @@ pub enum Command {
     Cancel(Cancel),
     /// Show what the backends are doing, give one a rest, or empty one.
     Backends(Backends),
+    /// Write the contracts with other programs: JSON Schema, AsyncAPI and OpenAPI.
+    Contracts(Contracts),
     /// Become a NATS server that ends with its parent.
     #[command(hide = true)]
     NatsChild(NatsChild),
+}
+
+/// `contracts`.
+#[derive(Debug, Args)]
+pub struct Contracts {
+    /// The folder to write them into.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 /// `backends`.

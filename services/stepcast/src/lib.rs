@@ -8,6 +8,7 @@ mod bars;
 pub mod cli;
 pub mod client;
 mod commands;
+mod contracts;
 mod data_dir;
 mod demo;
 mod doctor;
@@ -49,6 +50,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Get(args) => commands::get(&args, json).await,
         Command::Cancel(args) => commands::cancel(&args, json).await,
         Command::Backends(args) => backends::run(&args, json).await,
+        Command::Contracts(args) => contracts::run(&args, json),
         Command::NatsChild(args) => Err(nats_child::become_server(&args)),
     }
 }

@@ -1,12 +1,13 @@
 //! What a poller says of a backend.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
 use crate::ids::{BackendId, JobId, Pool};
 
 /// State of a backend, on `stepcast.v1.backend.<id>`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct BackendState {
     /// Which backend.
     pub id: BackendId,
@@ -33,7 +34,7 @@ pub struct BackendState {
 }
 
 /// Why a backend is to be given no work. Whatever it renders is finished.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendMode {
     /// It has a rest and keeps its place.
@@ -43,8 +44,9 @@ pub enum BackendMode {
 }
 
 /// What a backend is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(transform = crate::schema::open)]
 pub enum BackendCondition {
     /// Ready for work.
     Idle,

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendCondition, ErrorCode, Timestamp};
@@ -26,6 +27,7 @@ use crate::job::Priority;
     Serialize,
     Deserialize,
     utoipa::ToSchema,
+    JsonSchema,
 )]
 pub enum StatsWindow {
     /// Five minutes.
@@ -94,7 +96,7 @@ impl FromStr for StatsWindow {
 }
 
 /// How the installation does.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct Stats {
     /// When this was counted, on the database's clock; at most some seconds ago.
     pub at: Timestamp,
@@ -113,7 +115,7 @@ pub struct Stats {
 }
 
 /// What waits and runs now.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct QueueStats {
     /// Jobs that wait, for their first attempt or another.
     pub pending: u64,
@@ -126,7 +128,7 @@ pub struct QueueStats {
 }
 
 /// Jobs of one pool and priority that have not ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct QueueDepth {
     /// Which pool.
     pub pool: Pool,
@@ -141,7 +143,7 @@ pub struct QueueDepth {
 }
 
 /// What was completed within a window.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct Throughput {
     /// Which window.
     pub window: StatsWindow,
@@ -164,7 +166,7 @@ pub struct Throughput {
 }
 
 /// All backends together.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct OverallStats {
     /// Jobs that were accepted within the window.
     pub jobs_accepted: u64,
@@ -174,7 +176,7 @@ pub struct OverallStats {
 }
 
 /// One backend.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct BackendStats {
     /// Which backend.
     pub id: BackendId,
@@ -190,7 +192,7 @@ pub struct BackendStats {
 }
 
 /// What ended within a window, as far as its jobs are still kept: who deletes a job takes it out of the figures too.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct WindowFigures {
     /// The part of the window that was counted, from its end: all of it, or what the last half million ended jobs cover.
     pub counted_seconds: f64,
@@ -227,7 +229,7 @@ pub struct WindowFigures {
 }
 
 /// How durations lie. Shares below are accurate to 5 %, or to 5 ms if that is more; mean and greatest are exact.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct Spread {
     /// On average.
     pub mean: f64,
@@ -242,7 +244,7 @@ pub struct Spread {
 }
 
 /// Failures of one kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 pub struct ErrorCount {
     /// Which kind.
     pub code: ErrorCode,

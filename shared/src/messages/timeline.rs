@@ -1,5 +1,6 @@
 //! When an attempt got where.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
@@ -9,7 +10,7 @@ use super::Timestamp;
 /// Each is there only if it was seen: a stage may be over before SD.Next is looked at, or the server may not tell of
 /// it. What is read off polls (`model_loaded` to `decoded`) is the time of the poll that first showed it, and so up to
 /// `resolution_seconds` late, never early.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema, JsonSchema)]
 #[serde(default)]
 pub struct Moments {
     /// The claim arrived.

@@ -66,7 +66,7 @@ pub(super) struct GenerateParams {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum ReturnFormat {
+pub(super) enum ReturnFormat {
     #[default]
     Url,
     Base64,

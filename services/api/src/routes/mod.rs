@@ -34,7 +34,24 @@ pub fn router(state: AppState) -> Router {
     let allowed = state.allow_origins.clone();
     let cors = guard::cors(&allowed);
     let silence = state.silence.clone();
-    let (router, document) = OpenApiRouter::with_openapi(docs::document())
+    let (router, document) = described();
+    router
+        .with_state(state)
+        .layer(axum::middleware::from_fn_with_state(silence, unless_the_database_is_silent))
+        .merge(docs::router(document))
+        .merge(page::router())
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(allowed, guard::own_pages_only))
+        .layer(cors)
+        .layer(CompressionLayer::new())
+        .layer(axum::middleware::from_fn(meter::http))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(axum::middleware::from_fn(trace::http::serve))
+}
+
+/// What clients use, and its description.
+pub(crate) fn described() -> (Router<AppState>, utoipa::openapi::OpenApi) {
+    let (router, mut document) = OpenApiRouter::with_openapi(docs::document())
         .routes(routes!(generate::queue))
         .routes(routes!(generate::generate))
         .routes(routes!(jobs::list))
@@ -53,19 +70,9 @@ pub fn router(state: AppState) -> Router {
         .routes(routes!(backends::drain))
         .routes(routes!(backends::resume))
         .routes(routes!(stats::get))
-        .with_state(state)
         .split_for_parts();
-    router
-        .layer(axum::middleware::from_fn_with_state(silence, unless_the_database_is_silent))
-        .merge(docs::router(document))
-        .merge(page::router())
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(axum::middleware::from_fn_with_state(allowed, guard::own_pages_only))
-        .layer(cors)
-        .layer(CompressionLayer::new())
-        .layer(axum::middleware::from_fn(meter::http))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(axum::middleware::from_fn(trace::http::serve))
+    docs::describe_answers(&mut document);
+    (router, document)
 }
 
 /// Answers a request whose database has gone without a word, rather than to keep it until the kernel gives up.

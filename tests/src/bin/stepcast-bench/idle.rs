@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use stepcast_shared::config::NatsConfig;
 use stepcast_shared::nats;
 use stepcast_tests::sim::Sim;
-use stepcast_tests::stack::Stack;
+use stepcast_tests::stack::{Setup, Stack};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -59,7 +59,7 @@ async fn measure(backends: usize) -> anyhow::Result<Cost> {
         sims.push(sim);
     }
     let specs: Vec<(&str, String)> = specs.iter().map(|(id, url)| (id.as_str(), url.clone())).collect();
-    let mut stack = Stack::start(&specs).await?;
+    let mut stack = Stack::start_on(Setup::unchecked(), &specs).await?;
     let client = nats::connect("bench", &NatsConfig::at(stack.nats.url())).await?;
     let mut claims = client.subscribe("stepcast.v1.rpc.claim").await?;
     let asked = Arc::new(AtomicU64::new(0));

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use serde_json::json;
 use stepcast_sdnext_sim::{Handle, Truth};
 use stepcast_tests::sim::Sim;
-use stepcast_tests::stack::Stack;
+use stepcast_tests::stack::{Setup, Stack};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -24,7 +24,7 @@ type Steps = Arc<Mutex<HashMap<(String, u32), Instant>>>;
 
 pub(crate) async fn run() -> anyhow::Result<()> {
     let sim = Sim::start(STEP_TIME).await?;
-    let stack = Stack::start(&[("gpu", sim.url())]).await?;
+    let stack = Stack::start_on(Setup::unchecked(), &[("gpu", sim.url())]).await?;
     let http = stack.http();
     let mut watcher = stack.watcher().await?;
     watcher.subscribe(None).await;
