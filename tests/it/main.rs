@@ -6,6 +6,7 @@ mod cancel;
 mod cancel_states;
 mod cluster;
 mod configuration;
+mod consumers;
 mod contracts;
 mod database;
 mod dialects;

@@ -96,6 +96,16 @@ fn writes() -> Vec<(String, &'static [&'static str])> {
         ("$JS.API.CONSUMER.CREATE.STEPCAST_EVENTS", &[]),
         ("$JS.API.CONSUMER.DELETE.STEPCAST_EVENTS.api-projector", &[]),
         ("$JS.ACK.STEPCAST_EVENTS.api-projector.1.1.1.1.1", &["api"]),
+        ("$JS.ACK.domain.account.STEPCAST_EVENTS.api-projector.1.1.1.1.1", &["api"]),
+        ("$JS.API.CONSUMER.MSG.NEXT.STEPCAST_EVENTS.api-projector", &["api"]),
+        // A reader's own consumer, which the operator has made.
+        ("$JS.API.CONSUMER.CREATE.STEPCAST_EVENTS.reader", &[]),
+        ("$JS.API.CONSUMER.CREATE.STEPCAST_EVENTS.reader.filter", &[]),
+        ("$JS.API.CONSUMER.DURABLE.CREATE.STEPCAST_EVENTS.reader", &[]),
+        ("$JS.API.CONSUMER.DELETE.STEPCAST_EVENTS.reader", &[]),
+        ("$JS.API.CONSUMER.MSG.NEXT.STEPCAST_EVENTS.reader", &["reader"]),
+        ("$JS.ACK.STEPCAST_EVENTS.reader.1.1.1.1.1", &["api", "reader"]),
+        ("$JS.ACK.domain.account.STEPCAST_EVENTS.reader.1.1.1.1.1", &["api", "reader"]),
         // An answer, which only an api gives.
         ("_INBOX.poller.x.y", &["api"]),
         ("anything.else", &[]),
