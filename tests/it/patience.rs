@@ -40,6 +40,26 @@ async fn an_outage_of_nats_longer_than_every_lease_costs_no_attempt_and_no_rende
 }
 
 #[tokio::test]
+async fn the_backends_of_a_poller_that_died_are_taken_over_by_another_with_the_same_list() {
+    let sim = Sim::start(Duration::from_millis(20)).await.unwrap();
+    let mut stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
+    let http = stack.http();
+    let holder = async || http.get("/generation/backends").await.json["backends"][0]["poller"].clone();
+    let small =
+        |prompt: &str| json!({"prompt": prompt, "steps": 2, "width": 64, "height": 64, "max_attempts": 1});
+    assert_eq!(http.ended(&http.submit(&small("before")).await).await["status"], "completed");
+    let first = holder().await;
+    let _another = stack.another_poller().unwrap();
+    stack.poller.signal(Signal::KILL);
+    stack.poller.end().await;
+    let job = http.ended(&http.submit(&small("after")).await).await;
+    assert_eq!((&job["status"], &job["attempt"]), (&json!("completed"), &json!(1)), "{job}");
+    let second = holder().await;
+    assert!(first.is_string() && second.is_string() && first != second, "{first} held it, then {second}");
+    assert_eq!(sim.truth().renders_started, 2);
+}
+
+#[tokio::test]
 async fn a_job_that_keeps_killing_its_poller_ends_failed_with_its_attempts() {
     let sim = Sim::start(Duration::from_millis(400)).await.unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -115,9 +115,14 @@ impl Stack {
 
     /// Starts the poller again after it was stopped or killed.
     pub fn restart_poller(&mut self) -> anyhow::Result<()> {
-        let mut command = poller_command(&self.nats, &self.folder, &self.backends, &self.setup);
-        self.poller = Process::start("poller", &mut command)?;
+        self.poller = self.another_poller()?;
         Ok(())
+    }
+
+    /// Starts one more poller over the same backends.
+    pub fn another_poller(&self) -> anyhow::Result<Process> {
+        let mut command = poller_command(&self.nats, &self.folder, &self.backends, &self.setup);
+        Process::start("poller", &mut command)
     }
 
     /// Starts the api again, on a new port, after it was stopped or killed.
