@@ -47,7 +47,8 @@ async fn run_jobs(stack: &Stack, sim: &Sim) {
     watcher.send(&json!({"type": "subscribe", "job_ids": [], "since": "2026-01-01T00:00:00Z"})).await;
     watcher.send(&json!({"type": "nonsense"})).await;
     watcher.wait("an error", |message| message["type"] == "error").await;
-    let small = json!({"prompt": "measured", "steps": 8, "width": 256, "height": 256});
+    // So many steps that some of them are seen however busy the machine is.
+    let small = json!({"prompt": "measured", "steps": 40, "width": 256, "height": 256});
     http.ended(&http.submit(&small).await).await;
     sim.handle.arm(Fault::OutOfMemoryBeforeFirstStep, 1);
     http.ended(&http.submit(&small).await).await;

@@ -2,6 +2,7 @@
 
 const BACKEND_KINDS = { sdnext: "SD.Next", a1111: "A1111", forge: "Forge" };
 const STRIP_MOST = 24;
+const MODE_SAID = { pause: "paused", drain: "draining", resume: "resumed" };
 
 /** The job that a backend renders, as far as it is known; null if it renders none of ours. */
 function jobOf(backend, store) {
@@ -89,7 +90,7 @@ class BackendCard {
     setOptional(parts.error, "");
     try {
       await this.#fleet.tell(this.#id, what);
-      announce(`${this.#id}: ${{ pause: "paused", drain: "draining", resume: "resumed" }[what]}`);
+      announce(`${this.#id}: ${MODE_SAID[what]}`);
     } catch (problem) {
       setOptional(parts.error, `That did not work. ${problem.message}`);
     } finally {
