@@ -55,7 +55,10 @@ def older_jobs_come_page_by_page(page):
     page.open(f"/?batch={batch}")
     for count in (20, 40, 45):
         page.until(f"{count} are shown", lambda count=count: len(page.all("job-card")) == count)
-        if count < 45:
+        if count == 20:
+            # A reconnect reads the list again; whichever is answered last, the page that was asked for stays.
+            page.driver.execute_script("document.getElementById('older').click(); jobList.refresh();")
+        elif count == 40:
             page.find("older").click()
     require(len(page.job_ids()) == 45, "a job is shown twice")
     require(not page.find("older").is_displayed(), "more is offered than there is")

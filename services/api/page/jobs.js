@@ -15,6 +15,7 @@ class JobList {
   #frame = 0;
   #cursor; // Undefined before the first page was read, null once the last was.
   #reading = false;
+  #turn = Promise.resolve();
   #mine = new Set();
 
   /** `actions` has a method for each button of a card. */
@@ -47,19 +48,34 @@ class JobList {
 
   /** Reads the newest jobs again, as many as are shown. */
   async refresh() {
-    const shown = Math.min(MAX_CARDS, Math.max(LIST_LIMIT, this.#cards.size));
-    await this.#read(shown, place.filters.before);
+    await this.#inTurn(() => {
+      const shown = Math.min(MAX_CARDS, Math.max(LIST_LIMIT, this.#visible().length));
+      return this.#read(shown, place.filters.before);
+    });
+  }
+
+  // One read after another: each says where the list ends, and one that began before a further
+  // page was read would take that page away again.
+  #inTurn(read) {
+    this.#turn = this.#turn.catch(() => {}).then(read);
+    return this.#turn;
   }
 
   #startOver() {
     this.#cursor = undefined;
+    this.#turn = Promise.resolve();
     this.#store.trim((job) => passes(job, place.filters));
     this.refresh();
   }
 
   async #older() {
     const held = byId("older");
-    await this.#read(LIST_LIMIT, this.#cursor);
+    held.disabled = true;
+    try {
+      await this.#inTurn(() => this.#read(LIST_LIMIT, this.#cursor));
+    } finally {
+      held.disabled = false;
+    }
     // The button may have moved, or gone with the last page.
     if (document.activeElement === document.body) (held.hidden ? byId("jobs-heading") : held).focus({ preventScroll: true });
   }
@@ -67,7 +83,6 @@ class JobList {
   async #read(limit, from) {
     const { filters } = place;
     this.#reading = true;
-    byId("older").disabled = true;
     try {
       let cursor = from;
       let pages = 0;
@@ -91,10 +106,7 @@ class JobList {
       if (!(problem instanceof Problem)) throw problem;
       if (sameFilters(filters, place.filters)) showTrouble(byId("jobs-error"), "Jobs cannot be listed.", problem);
     } finally {
-      if (sameFilters(filters, place.filters)) {
-        this.#reading = false;
-        byId("older").disabled = false;
-      }
+      if (sameFilters(filters, place.filters)) this.#reading = false;
       this.#schedule();
     }
   }
