@@ -4,13 +4,9 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Outbox, Outgoing};
+use super::{BATCH, Outbox, Outgoing};
 use crate::frame::{Class, JobFrame};
 use crate::ws::Wire;
-
-/// Events per connection with which a write has nothing more to gain from further ones: it costs some microseconds, and
-/// a frame in it a small part of one.
-const ENOUGH: usize = 32;
 
 /// What a flush did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,9 +75,9 @@ impl Round {
         self.outboxes.is_empty()
     }
 
-    /// Whether writing now costs as little for each frame as it ever will.
+    /// Whether writing now costs as little for each frame as it ever will: one write of each connection is full.
     pub fn is_full(&self) -> bool {
-        self.events >= ENOUGH * self.outboxes.len().max(1)
+        self.events >= BATCH * self.outboxes.len().max(1)
     }
 
     /// Writes everything, as far as the sockets take it.
