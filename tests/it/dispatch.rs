@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use stepcast_sdnext_sim::{Config, Fault};
 use stepcast_tests::client::Http;
+use stepcast_tests::nats::settled;
 use stepcast_tests::process::binary;
 use stepcast_tests::sim::Sim;
 use stepcast_tests::stack::{Setup, Stack};
@@ -321,7 +322,7 @@ async fn an_idle_backend_is_woken_by_work_and_asks_about_once_a_second_without_a
     let http = stack.http();
     let client = async_nats::connect(stack.nats.url()).await.unwrap();
     let mut claims = client.subscribe("stepcast.v1.rpc.claim").await.unwrap();
-    client.flush().await.unwrap();
+    settled(&client).await.unwrap();
     sleep(Duration::from_secs(6)).await;
     let mut asked = 0;
     while claims.next().now_or_never().flatten().is_some() {

@@ -9,7 +9,7 @@ use stepcast_shared::ids::{BackendId, JobId, Owner, Pool};
 use stepcast_shared::job::Priority;
 use stepcast_shared::messages::{JobMessage, Queued, Started, Status};
 use stepcast_shared::{nats, subjects};
-use stepcast_tests::nats::NatsServer;
+use stepcast_tests::nats::{NatsServer, settled};
 use tokio::time::timeout;
 
 fn queued(job_id: JobId, author: &str) -> LifecycleEvent {
@@ -47,7 +47,7 @@ async fn of_two_authors_of_one_event_one_is_told_that_it_lost() {
     let context = nats::prepare(&client).await.unwrap();
     let job_id = JobId::mint();
     let mut live = client.subscribe(subjects::all_of_job(&Owner::anonymous(), job_id)).await.unwrap();
-    client.flush().await.unwrap();
+    settled(&client).await.unwrap();
 
     let first = record(&context, &queued(job_id, "outbox")).await.unwrap();
     assert_eq!(record(&context, &queued(job_id, "outbox")).await.unwrap(), first, "our own, again");

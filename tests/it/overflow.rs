@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use rustix::process::Signal;
 use stepcast_shared::config::NatsConfig;
 use stepcast_shared::nats::{self, Connection};
-use stepcast_tests::nats::NatsServer;
+use stepcast_tests::nats::{NatsServer, settled};
 use stepcast_tests::wait::{until, within};
 use tokio::time::timeout;
 
@@ -32,11 +32,11 @@ async fn a_subscription_that_overflows_is_a_gap_and_one_that_is_read_is_none() {
         for _ in 0..messages {
             publisher.publish("flood", "".into()).await.unwrap();
         }
-        publisher.flush().await.unwrap();
+        settled(&publisher).await.unwrap();
     };
 
     let mut read = client.subscribe("flood").await.unwrap();
-    client.flush().await.unwrap();
+    settled(&client).await.unwrap();
     for _ in 0..3 {
         flood(PART).await;
         let reading = async {
@@ -50,11 +50,11 @@ async fn a_subscription_that_overflows_is_a_gap_and_one_that_is_read_is_none() {
     assert_eq!(gaps.count(), 1, "nothing was dropped");
 
     let mut unread = client.subscribe("flood").await.unwrap();
-    client.flush().await.unwrap();
+    settled(&client).await.unwrap();
     flood(FLOOD).await;
     within("the overflow is told", gaps.next()).await;
     // The server delivers in order: once this answers, everything before it was delivered or dropped.
-    within("all has arrived", client.flush()).await.unwrap();
+    within("all has arrived", settled(&client)).await.unwrap();
     let mut kept = 0;
     while timeout(Duration::from_secs(2), unread.next()).await.is_ok_and(|message| message.is_some()) {
         kept += 1;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use stepcast_sdnext_sim::Fault;
 use stepcast_tests::client::Http;
 use stepcast_tests::collector::{Collector, Span, draw};
+use stepcast_tests::nats::settled;
 use stepcast_tests::sim::Sim;
 use stepcast_tests::stack::{Setup, Stack};
 use stepcast_tests::wait::until;
@@ -254,7 +255,7 @@ async fn without_an_endpoint_no_header_is_written() {
     let stack = Stack::start(&[("gpu", sim.url())]).await.unwrap();
     let client = async_nats::connect(stack.nats.url()).await.unwrap();
     let mut messages = client.subscribe("stepcast.v1.>").await.unwrap();
-    client.flush().await.unwrap();
+    settled(&client).await.unwrap();
     let id = submit_within(&stack.http(), &job(&json!({})), CLIENTS).await;
     stack.http().ended(&id).await;
     let mut seen = 0;

@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use tokio::task::JoinSet;
+
+use crate::nats::settled;
 
 /// A message as heard.
 #[derive(Clone, Debug)]
@@ -25,7 +26,7 @@ impl Listener {
     /// Subscribes, and waits until the server knows it.
     pub async fn start(client: &async_nats::Client) -> anyhow::Result<Self> {
         let mut messages = client.subscribe("stepcast.v1.job.>").await?;
-        client.flush().await.context("the server knows the subscription")?;
+        settled(client).await?;
         let heard = Arc::new(Mutex::new(Vec::new()));
         let kept = heard.clone();
         let mut listening = JoinSet::new();

@@ -48,6 +48,14 @@ impl NatsServer {
     }
 }
 
+/// Waits until the server has read all that this client said before, its subscriptions for one.
+///
+/// A flush of the client is no such wait: it hands bytes to the socket, and another connection may be read first.
+pub async fn settled(client: &async_nats::Client) -> anyhow::Result<()> {
+    stepcast_shared::nats::inspect::user(client).await.context("the server answers")?;
+    Ok(())
+}
+
 /// Where the binary is: named by the environment, on the path, or where `make test` puts it.
 #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
 pub fn server_binary() -> PathBuf {

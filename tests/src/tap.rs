@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use anyhow::Context as _;
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -10,6 +9,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::contract::{Contract, Verdict};
+use crate::nats::settled;
 
 /// Published by a service at its start, and refused by the stream: a try whether it compares sequences.
 const SELF_TEST: &str = "stepcast.v1.event.self-test.self-test.self-test";
@@ -26,7 +26,7 @@ impl Tap {
     pub async fn start(client: &async_nats::Client) -> anyhow::Result<Self> {
         let said = client.subscribe("stepcast.v1.>").await?;
         let answered = client.subscribe("_INBOX.>").await?;
-        client.flush().await.context("the server knows the subscriptions")?;
+        settled(client).await?;
         let verdict = Verdict::default();
         let violations = verdict.violations();
         let mut messages = futures_util::stream::select(said, answered);

@@ -136,7 +136,8 @@ impl FakeApi {
         let lists = Arc::<Mutex<Lists>>::default();
         let mut requests =
             client.subscribe(format!("{}.*", stepcast_shared::subjects::RPC_PREFIX)).await.unwrap();
-        client.flush().await.unwrap();
+        // An answer says that the server has read the subscription; a flush of the client does not.
+        nats::inspect::user(&client).await.unwrap();
         let mut task = JoinSet::new();
         let answering = Arc::clone(&lists);
         task.spawn(async move {

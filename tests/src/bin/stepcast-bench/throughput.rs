@@ -12,6 +12,7 @@ use stepcast_sdnext_sim::Config;
 use stepcast_shared::config::NatsConfig;
 use stepcast_shared::nats;
 use stepcast_tests::database::number;
+use stepcast_tests::nats::settled;
 use stepcast_tests::postgres::Postgres;
 use stepcast_tests::sim::Sim;
 use stepcast_tests::stack::{Setup, Stack};
@@ -72,7 +73,7 @@ async fn measure(what: &str, setup: Setup, pollers: Pollers) -> anyhow::Result<(
     let mut stack = Stack::start_on(setup, &backends).await?;
     let client = nats::connect("bench", &NatsConfig::at(stack.nats.url())).await?;
     let mut ends = client.subscribe("stepcast.v1.job.*.*.completed").await?;
-    client.flush().await?;
+    settled(&client).await?;
     let _played = (pollers == Pollers::Played).then(|| play(BACKENDS, &client));
     let own = std::process::id();
     let processes = [
