@@ -24,7 +24,12 @@ impl Sim {
 
     /// A server of any configuration.
     pub async fn with(config: Config) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::at("127.0.0.1:0", config).await
+    }
+
+    /// A server of any configuration at a given address, as one that was rebooted. Errors while that is in use.
+    pub async fn at(address: &str, config: Config) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (router, handle) = stepcast_sdnext_sim::build(config);
         let stop = CancellationToken::new();
