@@ -268,8 +268,9 @@ async fn self_test(client: &Client, context: &jetstream::Context, part: Part) ->
     let nothing = ["stepcast.v1.event.self-test.none.*".to_owned()];
     let answered = multi_last(client, subjects::EVENTS_STREAM, &nothing).await;
     answered.map(drop).map_err(|error| {
+        let unfit = if error.is::<NotUnderstood>() { Unfit::TooOld } else { Unfit::NoAnswer };
         let version = too_old(&client.server_info().version);
-        Unfit::NoAnswer(error.context(format!("{version}: it does not answer multi_last")))
+        unfit(error.context(format!("{version}: it does not answer multi_last")))
     })
 }
 
@@ -352,6 +353,11 @@ pub async fn messages_from(
 }
 
 /// Asks a stream directly, and collects the answers to their end.
+/// The server takes a direct get for one that asks for nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream does not understand the request")]
+struct NotUnderstood;
+
 async fn direct_get(
     client: &Client,
     stream: &str,
@@ -371,6 +377,8 @@ async fn direct_get(
             None => found.push(answer),
             // 204 ends the answer; 404 says that no subject matched.
             Some(204 | 404) => return Ok(found),
+            // To a server that does not know the field the request asks for nothing.
+            Some(408) => bail!(NotUnderstood),
             Some(status) => bail!("the stream answered {status}: {}", answer.description.unwrap_or_default()),
         }
     }

@@ -20,6 +20,7 @@ mod full_disk;
 mod gap;
 mod http;
 mod metrics;
+mod older_nats;
 mod outage;
 mod overflow;
 mod patience;
