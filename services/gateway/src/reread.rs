@@ -10,7 +10,7 @@ use async_nats::Client;
 use async_nats::connection::State;
 use stepcast_shared::health::ReadyCheck;
 use stepcast_shared::ids::{JobId, Owner};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -25,6 +25,10 @@ use crate::snapshot::{BATCH, Reader};
 const TICK: Duration = Duration::from_millis(250);
 /// How long reading may go on without a look at the connection.
 const LONGEST: Duration = Duration::from_secs(1);
+/// Jobs that are read at once: while the server gathers their events, what is live waits.
+const PORTION: usize = 25;
+/// How much longer than a read took nothing is read, so that what is live is seldom behind one.
+const REST: u32 = 4;
 /// When a read that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -168,16 +172,18 @@ impl Reread {
         whole
     }
 
-    /// Reads batch by batch until nothing is due, or so long that a reconnect should be looked for again.
+    /// Reads portion by portion until nothing is due, or so long that a reconnect should be looked for again.
     async fn read_due(&self) {
         let begun = Instant::now();
         while begun.elapsed() < LONGEST {
-            let due = self.hub.due(Instant::now(), BATCH);
+            let due = self.hub.due(Instant::now(), PORTION);
             if due.is_empty() {
                 return;
             }
             for (owner, ids) in due {
+                let asked = Instant::now();
                 self.read(&owner, &ids).await;
+                sleep(asked.elapsed() * REST).await;
             }
         }
     }
