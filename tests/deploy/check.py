@@ -229,6 +229,33 @@ class Servers(unittest.TestCase):
             if user:
                 self.assertIn(user, users, name)
 
+    def test_each_account_is_given_what_its_user_may_ask_and_hear(self):
+        text = re.sub(r"^ *#.*$", "", (DEPLOY / "nats/users.conf").read_text(), flags=re.MULTILINE)
+        lists = {f"${name}": words for name, words in re.findall(r"^(\w+): \[(.*)\]", text, re.MULTILINE)}
+        accounts = dict(re.findall(r"^  ([A-Z]+) \{\n(.*?)^  \}", text, re.MULTILINE | re.DOTALL))
+        self.assertEqual(set(accounts), {"STEPCAST", "GATEWAY", "READER"})
+        export = r'(stream|service): "([^"]+)", accounts: (\$\w+|\[.*?\])'
+        exports = {}
+        for kind, subject, whom in re.findall(export, accounts["STEPCAST"]):
+            exports[kind, subject] = set(re.findall(r"\w+", lists.get(whom, whom)))
+        self.assertEqual(len(exports), accounts["STEPCAST"].count("accounts:"))
+        imports = {}
+        for name in set(accounts) - {"STEPCAST"}:
+            user, = re.findall(r"user: (\w+)", accounts[name])
+            may = {
+                what: set(re.findall(r'"([^"]+)"', words))
+                for what, words in re.findall(r"(publish|subscribe): \{ allow: \[(.*?)\]", accounts[name], re.DOTALL)
+            }
+            given = re.findall(r'\{ (stream|service): \{ account: STEPCAST, subject: "([^"]+)" \} \}', accounts[name])
+            self.assertEqual(len(given), accounts[name].count("account:"), name)
+            heard = {("stream", subject) for subject in may["subscribe"] - {f"_INBOX.{user}.>"}}
+            # The server answers the one for each account; the other is imported to keep it from answering more.
+            asked = {("service", subject) for subject in may["publish"] - {"$SYS.REQ.USER.INFO"} | {"$JS.API.INFO"}}
+            self.assertEqual(set(given), heard | asked, name)
+            for key in given:
+                imports.setdefault(key, set()).add(name)
+        self.assertEqual(exports, imports)
+
     def test_nginx_reads_its_configuration(self):
         program = tool("nginx", "edge/usr/sbin/nginx")
         with tempfile.TemporaryDirectory() as folder:

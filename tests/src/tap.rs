@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::stream::SelectAll;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -24,16 +25,18 @@ pub struct Tap {
 impl Tap {
     /// Listens to all that these services say, and waits until the server knows it.
     pub async fn start(client: &async_nats::Client) -> anyhow::Result<Self> {
-        let said = client.subscribe("stepcast.v1.>").await?;
-        let answered = client.subscribe("_INBOX.>").await?;
+        let mut heard = SelectAll::new();
+        // Answers to other accounts come by way of a subject that the server makes up.
+        for subject in ["stepcast.v1.>", "_INBOX.>", "_R_.>"] {
+            heard.push(client.subscribe(subject).await?);
+        }
         settled(client).await?;
         let verdict = Verdict::default();
         let violations = verdict.violations();
-        let mut messages = futures_util::stream::select(said, answered);
         let mut listening = JoinSet::new();
         listening.spawn(async move {
             let mut requests = Requests::default();
-            while let Some(message) = messages.next().await {
+            while let Some(message) = heard.next().await {
                 violations.note(requests.hear(message));
             }
         });
@@ -64,7 +67,7 @@ impl Requests {
         }
         match self.0.remove(message.subject.as_str()) {
             Some((name, request)) => answer(&name, &request, &message),
-            None if subject.starts_with("_INBOX.") => Ok(()),
+            None if subject.starts_with("_INBOX.") || subject.starts_with("_R_.") => Ok(()),
             None => said(&message),
         }
     }

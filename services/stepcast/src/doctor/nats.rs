@@ -136,8 +136,8 @@ fn tell(name: &str, standing: &Standing, report: &mut Report) -> bool {
         // Told of all together.
         Standing::Missing => {}
         Standing::Unknown(error) => {
-            let advice = "permit $JS.API.STREAM.INFO as deploy/nats/users.conf does, and see in the server's log \
-                          whether JetStream is well";
+            let advice = "permit $JS.API.STREAM.INFO, and import it into an account of its own, as \
+                          deploy/nats/users.conf does, and see in the server's log whether JetStream is well";
             report.wrong(PART, format!("{name}: {error}"), advice);
         }
         Standing::There { differences, .. } if !differences.is_empty() => {
