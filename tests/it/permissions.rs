@@ -122,6 +122,9 @@ fn writes() -> Vec<(String, &'static [&'static str])> {
         ("$JS.API.CONSUMER.MSG.NEXT.STEPCAST_EVENTS.reader", &["reader"]),
         ("$JS.ACK.STEPCAST_EVENTS.reader.1.1.1.1.1", &["api", "reader"]),
         ("$JS.ACK.domain.account.STEPCAST_EVENTS.reader.1.1.1.1.1", &["api", "reader"]),
+        // Neither form may be taken for the other, in which it would be another's consumer.
+        ("$JS.ACK.STEPCAST_EVENTS.api-projector.STEPCAST_EVENTS.reader.1.1.1", &["api"]),
+        ("$JS.ACK.STEPCAST_EVENTS.reader.STEPCAST_EVENTS.api-projector.1.1.1.1.1", &["api"]),
         // An answer, which only an api gives: in its own account, and to another.
         ("_INBOX.poller.x.y", &["api"]),
         ("_R_.x.y", &["api"]),
