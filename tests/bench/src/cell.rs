@@ -141,7 +141,7 @@ impl<'a> Stage<'a> {
     /// Puts on the load, and counts what arrives.
     fn delivery(&mut self, terms: &Terms) -> anyhow::Result<Outcome> {
         let publisher = Publisher::start(self.plan(terms)?, self.fleet.progress())?;
-        // At full speed all is in the queues' favour anyway; latency is told of a server whose clients have been there.
+        // Latency at a fixed rate is that of a server whose clients have been there for a while.
         let fixed = matches!(self.scenario.load(), Load::Fixed(..));
         self.fleet.run(if fixed { SETTLE } else { WARM_UP })?;
         let outcome = self.count(terms.time, &publisher)?;

@@ -1,8 +1,8 @@
 //! Measures Stepcast on this machine, one run, nothing compared with a stored figure: the machines that run this are
 //! noisy, so only what stands in one report may be compared.
 //!
-//! Without arguments everything is measured, otherwise what they name: `submit`, `latency`, `throughput`, `idle`,
-//! `footprint`.
+//! Without arguments everything is measured, otherwise what they name: `submit`, `latency`, `throughput`, `tracing`,
+//! `idle`, `footprint`.
 
 mod cpu;
 mod footprint;
@@ -14,7 +14,7 @@ mod throughput;
 
 use std::time::Duration;
 
-const ALL: [&str; 5] = ["submit", "latency", "throughput", "idle", "footprint"];
+const ALL: [&str; 6] = ["submit", "latency", "throughput", "tracing", "idle", "footprint"];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -30,6 +30,7 @@ async fn main() -> anyhow::Result<()> {
             "submit" => submit::run().await?,
             "latency" => latency::run().await?,
             "throughput" => throughput::run().await?,
+            "tracing" => throughput::traced().await?,
             "idle" => idle::run().await?,
             _ => footprint::run().await?,
         }

@@ -11,6 +11,7 @@ use serde_json::json;
 use stepcast_sdnext_sim::Config;
 use stepcast_shared::config::NatsConfig;
 use stepcast_shared::nats;
+use stepcast_tests::collector::Collector;
 use stepcast_tests::database::number;
 use stepcast_tests::nats::settled;
 use stepcast_tests::postgres::Postgres;
@@ -25,6 +26,8 @@ use crate::{cpu, figure};
 const JOBS: usize = 4_000;
 const CLIENTS: usize = 16;
 const BACKENDS: usize = 64;
+/// Rounds of what is compared.
+const ROUNDS: usize = 3;
 /// Longest wait for the next job to end.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -36,6 +39,27 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         if let Some(postgres) = Postgres::start_durable().await? {
             let setup = Setup { database_url: Some(postgres.url()), ..Setup::unchecked() };
             measure("PostgreSQL, NATS synced every 2 minutes", setup, pollers).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What traces cost: the same load without them, with one job of ten and with each, in turn.
+pub(crate) async fn traced() -> anyhow::Result<()> {
+    for _ in 0..ROUNDS {
+        measure("not traced", Setup::unchecked(), Pollers::Real).await?;
+        for (what, ratio) in [("one in ten traced", "0.1"), ("all traced", "1")] {
+            let collector = Collector::start().await?;
+            let mut variables = collector.variables();
+            variables.push(("STEPCAST_TRACE_SAMPLE_RATIO", ratio.to_owned()));
+            let setup = Setup {
+                api: variables.clone(),
+                gateway: variables.clone(),
+                poller: variables,
+                ..Setup::unchecked()
+            };
+            measure(what, setup, Pollers::Real).await?;
+            figure("    spans that reached the collector", &collector.spans().len().to_string());
         }
     }
     Ok(())
