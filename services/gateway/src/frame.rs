@@ -42,6 +42,12 @@ impl JobFrame {
         self.seq.is_terminal()
     }
 
+    /// The same by itself: a place tells whoever hears it that everything recorded before it has been told.
+    #[must_use]
+    pub fn without_place(self) -> Self {
+        Self { place: 0, ..self }
+    }
+
     /// Reads a message of a live subject, with its headers as they stand on the wire.
     pub fn live(subject: &[u8], headers: &[u8], payload: &[u8]) -> Result<(Owner, Self), NotAFrame> {
         let subject = std::str::from_utf8(subject).map_err(|_| NotAFrame::Subject)?;

@@ -63,8 +63,7 @@ impl Reader {
         let mut found: Vec<JobFrame> = found.into_values().collect();
         found.sort_unstable_by_key(|frame| frame.place);
         // What lies before them is left out.
-        let found = found.into_iter().map(|frame| JobFrame { place: 0, ..frame });
-        Ok(Missed::Latest(found.collect()))
+        Ok(Missed::Latest(found.into_iter().map(JobFrame::without_place).collect()))
     }
 
     /// Whether the stream still has everything since then.

@@ -54,7 +54,7 @@ impl Reader {
         let messages = nats::multi_last(&self.client, EVENTS_STREAM, &subjects).await?;
         let frames = messages.iter().filter_map(|message| match JobFrame::recorded(message) {
             // One job's last event says nothing of what was recorded before it of others.
-            Ok((_, frame)) => Some(JobFrame { place: 0, ..frame }),
+            Ok((_, frame)) => Some(frame.without_place()),
             Err(error) => {
                 metrics::counter!("stepcast_gateway_undecodable_total").increment(1);
                 warn!(%error, "a recorded event is not passed on");

@@ -175,7 +175,8 @@ impl JobTopic {
     }
 
     /// Takes note that a member is told of this event, or of nothing, by a snapshot, and returns the progress that
-    /// belongs to it. Where the event is news to others it is handed to them.
+    /// belongs to it. Where the event is news to others it is handed to them, without its place in the stream: what
+    /// was recorded before it may still be on its way to them.
     pub(super) fn settle(
         &mut self,
         member: MemberId,
@@ -183,6 +184,8 @@ impl JobTopic {
         all: &Topic,
         round: &mut Round,
     ) -> Option<JobFrame> {
+        let alone = event.cloned().map(JobFrame::without_place);
+        let event = alone.as_ref();
         let was_unsure = self.unsure.contains(&member);
         self.unsure.retain(|it| *it != member);
         if let Some(event) = event {

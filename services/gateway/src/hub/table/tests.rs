@@ -232,6 +232,26 @@ fn who_was_told_less_than_others_have_had_is_told_the_rest() {
 }
 
 #[test]
+fn a_replay_tells_others_no_place_since_they_may_lack_what_was_recorded_before() {
+    let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
+    let at = |place, seq| JobFrame { place, ..frame(id, seq, Class::Event) };
+    let places = |outbox: &Outbox| -> Vec<u64> {
+        let (taken, _) = outbox.next().now_or_never().unwrap_or_default();
+        taken.iter().map(|it| it.place).collect()
+    };
+    let (mut table, early) = (Table::default(), outbox());
+    table.watch_all(&owner, 1, &early, false, now);
+    deliver(&mut table, &owner, &at(4, "0.0"));
+    assert_eq!(places(&early), [4]);
+    table.watch_all(&owner, 2, &outbox(), false, now);
+    let replayed = HashMap::from([(id, at(9, "1.0"))]);
+    table.settle(&owner, 2, &[id], &replayed, &mut Round::default());
+    assert_eq!(places(&early), [0], "5 to 8 may be of other jobs and on their way");
+    deliver(&mut table, &owner, &at(12, "1.2147483647"));
+    assert_eq!(places(&early), [12]);
+}
+
+#[test]
 fn nothing_follows_an_end_that_a_replay_has_told() {
     let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
     let mut table = Table::default();
