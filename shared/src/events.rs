@@ -9,12 +9,12 @@ use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
 use tracing::{Span, debug_span};
 
 use crate::ids::{JobId, Owner};
 use crate::messages::{Envelope, EventSeq, JobMessage};
+use crate::nats;
 use crate::subjects::{self, EVENTS_STREAM, Kind};
 use crate::trace::{self, SpanExt as _, TraceContext};
 
@@ -176,21 +176,16 @@ async fn settle(context: &jetstream::Context, event: &LifecycleEvent) -> Result<
     }
 }
 
-/// The last recorded event of a job; `None` if the stream has none.
+/// The last recorded event of a job, as the stream's leader knows it; `None` if the stream has none.
 pub async fn last_event(
     context: &jetstream::Context,
     owner: &Owner,
     job_id: JobId,
 ) -> Result<Option<StoredEvent>, RecordError> {
-    let stream = context
-        .get_stream_no_info(EVENTS_STREAM)
-        .await
-        .map_err(|error| RecordError::Unavailable(error.into()))?;
-    match stream.direct_get_last_for_subject(subjects::events_of_job(owner, job_id)).await {
-        Ok(message) => Ok(StoredEvent::read(&message)),
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-        Err(error) => Err(RecordError::Unavailable(error.into())),
-    }
+    let subject = subjects::events_of_job(owner, job_id);
+    let last = nats::last(context, EVENTS_STREAM, &subject).await;
+    let last = last.map_err(|error| RecordError::Unavailable(error.into()))?;
+    Ok(last.as_ref().and_then(StoredEvent::read))
 }
 
 impl StoredEvent {

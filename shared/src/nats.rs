@@ -3,26 +3,29 @@
 mod connection;
 mod credentials;
 pub mod inspect;
+mod recorded;
 mod tls;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::Context as _;
 use async_nats::jetstream;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, Republish, RetentionPolicy};
 use async_nats::{Client, HeaderMap};
-use chrono::{DateTime, Utc};
-use futures_util::StreamExt;
 use futures_util::future::try_join_all;
-use serde::Serialize;
 use tokio::time::Instant;
 use tracing::warn;
 
 use self::connection::RECONNECT_DELAY;
 pub use self::connection::{Connection, Gaps, Login, Servers, connect, open, open_within};
 pub use self::credentials::{Credentials, Proof};
+use self::recorded::NotUnderstood;
+pub use self::recorded::{
+    MULTI_LAST_LIMIT, Newest, PLACE_HEADER, SUBJECT_HEADER, Start, held, last, messages_from, multi_last,
+    newest, place,
+};
 pub use self::tls::client_config;
 use crate::subjects;
 
@@ -30,8 +33,6 @@ use crate::subjects;
 pub const EVENTS_MAX_AGE: Duration = Duration::from_hours(7 * 24);
 /// Age at which a backend's lease ends by itself.
 pub const LEASE_MAX_AGE: Duration = Duration::from_secs(30);
-/// Largest number of subjects in one [`multi_last`]; the server answers 413 from 1,025.
-pub const MULTI_LAST_LIMIT: usize = 500;
 
 /// How long a cluster may take to find all its servers and a leader; three times what was measured.
 const SETTLING: Duration = Duration::from_secs(30);
@@ -266,7 +267,7 @@ async fn self_test(client: &Client, context: &jetstream::Context, part: Part) ->
         compares_sequences(client, context).await?;
     }
     let nothing = ["stepcast.v1.event.self-test.none.*".to_owned()];
-    let answered = multi_last(client, subjects::EVENTS_STREAM, &nothing).await;
+    let answered = multi_last(client, subjects::EVENTS_STREAM, &nothing, None).await;
     answered.map(drop).map_err(|error| {
         let unfit = if error.is::<NotUnderstood>() { Unfit::TooOld } else { Unfit::NoAnswer };
         let version = too_old(&client.server_info().version);
@@ -295,91 +296,6 @@ async fn compares_sequences(client: &Client, context: &jetstream::Context) -> Re
             let version = too_old(&client.server_info().version);
             let what = "it does not check the expected sequence of a subject";
             Err(Unfit::TooOld(anyhow::anyhow!("{version}: {what}")))
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct MultiLastRequest<'a> {
-    multi_last: &'a [String],
-}
-
-/// The last message of each of many subjects (wildcards allowed), in one request.
-///
-/// At most [`MULTI_LAST_LIMIT`] subjects. Errors if the server breaks off or says nothing for 5 s.
-pub async fn multi_last(
-    client: &Client,
-    stream: &str,
-    subjects: &[String],
-) -> anyhow::Result<Vec<async_nats::Message>> {
-    ensure!(subjects.len() <= MULTI_LAST_LIMIT, "at most {MULTI_LAST_LIMIT} subjects a request");
-    direct_get(client, stream, &MultiLastRequest { multi_last: subjects }).await
-}
-
-/// From where a stream is read on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// Behind this sequence.
-    After(u64),
-    /// At the first message that the stream took at this time or later, on its own clock.
-    At(DateTime<Utc>),
-}
-
-#[derive(Serialize)]
-struct AfterRequest<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seq: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    start_time: Option<DateTime<Utc>>,
-    next_by_subj: &'a str,
-    batch: usize,
-}
-
-/// The first messages of a subject (wildcards allowed) from a place on, at most `batch`, in order.
-///
-/// Errors if the server breaks off or says nothing for 5 s.
-pub async fn messages_from(
-    client: &Client,
-    stream: &str,
-    subject: &str,
-    start: Start,
-    batch: usize,
-) -> anyhow::Result<Vec<async_nats::Message>> {
-    let (seq, start_time) = match start {
-        Start::After(sequence) => (Some(sequence + 1), None),
-        Start::At(time) => (None, Some(time)),
-    };
-    direct_get(client, stream, &AfterRequest { seq, start_time, next_by_subj: subject, batch }).await
-}
-
-/// Asks a stream directly, and collects the answers to their end.
-/// The server takes a direct get for one that asks for nothing.
-#[derive(Debug, thiserror::Error)]
-#[error("the stream does not understand the request")]
-struct NotUnderstood;
-
-async fn direct_get(
-    client: &Client,
-    stream: &str,
-    request: &impl Serialize,
-) -> anyhow::Result<Vec<async_nats::Message>> {
-    let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await?;
-    let request = serde_json::to_vec(request)?;
-    client.publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, request.into()).await?;
-    let mut found = Vec::new();
-    loop {
-        let answer = tokio::time::timeout(Duration::from_secs(5), answers.next())
-            .await
-            .context("the stream did not answer in 5 s")?
-            .context("the subscription ended")?;
-        match answer.status.map(|status| status.as_u16()) {
-            None => found.push(answer),
-            // 204 ends the answer; 404 says that no subject matched.
-            Some(204 | 404) => return Ok(found),
-            // To a server that does not know the field the request asks for nothing.
-            Some(408) => bail!(NotUnderstood),
-            Some(status) => bail!("the stream answered {status}: {}", answer.description.unwrap_or_default()),
         }
     }
 }

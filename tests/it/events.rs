@@ -12,7 +12,7 @@ use stepcast_shared::{nats, subjects};
 use stepcast_tests::nats::{NatsServer, settled};
 use tokio::time::timeout;
 
-fn queued(job_id: JobId, author: &str) -> LifecycleEvent {
+pub fn queued(job_id: JobId, author: &str) -> LifecycleEvent {
     let message = JobMessage::Queued(Queued {
         job_id,
         status: Status::Pending,
@@ -27,7 +27,7 @@ fn queued(job_id: JobId, author: &str) -> LifecycleEvent {
     LifecycleEvent::new(Owner::anonymous(), message, author.to_owned(), 0)
 }
 
-fn started(job_id: JobId, author: &str, expected_last: u64) -> LifecycleEvent {
+pub fn started(job_id: JobId, author: &str, expected_last: u64) -> LifecycleEvent {
     let message = JobMessage::Started(Started {
         job_id,
         status: Status::Running,

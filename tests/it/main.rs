@@ -30,6 +30,7 @@ mod postgres;
 mod quarantine;
 mod recorded;
 mod recovery;
+mod replicas;
 mod retention;
 mod secrets;
 mod shutdown;

@@ -245,10 +245,11 @@ impl Stage {
     async fn is_answered(&self, user: &'static str) {
         let client = connect(&self.bus, user).await;
         let subjects = [format!("stepcast.v1.event.{JOB}.queued")];
-        assert_eq!(nats::multi_last(&client, EVENTS, &subjects).await.unwrap().len(), 1, "{user}");
-        let stream = jetstream::new(client).get_stream(EVENTS).await.unwrap();
-        stream.direct_get_last_for_subject(&subjects[0]).await.unwrap();
+        assert_eq!(nats::multi_last(&client, EVENTS, &subjects, None).await.unwrap().len(), 1, "{user}");
+        assert!(nats::newest(&client, EVENTS, &subjects[0]).await.unwrap().place > 0, "{user}");
         if user == "reader" {
+            let stream = jetstream::new(client).get_stream(EVENTS).await.unwrap();
+            stream.direct_get_last_for_subject(&subjects[0]).await.unwrap();
             let consumer = stream.get_consumer::<pull::Config>("reader").await.unwrap();
             let mut messages = consumer.fetch().max_messages(1).messages().await.unwrap();
             let next = within("the next event comes", messages.next()).await.unwrap().unwrap();
@@ -272,10 +273,11 @@ fn questions(user: &str) -> Vec<(String, String)> {
     let event = format!("stepcast.v1.event.{JOB}.queued");
     let mut questions = vec![
         (format!("$JS.API.DIRECT.GET.{EVENTS}"), format!(r#"{{"last_by_subj":"{event}"}}"#)),
-        (format!("$JS.API.DIRECT.GET.{EVENTS}.{event}"), String::new()),
         (format!("$JS.API.STREAM.INFO.{EVENTS}"), String::new()),
+        (format!("$JS.API.STREAM.MSG.GET.{EVENTS}"), format!(r#"{{"last_by_subj":"{event}"}}"#)),
     ];
     if user == "reader" {
+        questions.push((format!("$JS.API.DIRECT.GET.{EVENTS}.{event}"), String::new()));
         questions.push((format!("$JS.API.CONSUMER.INFO.{EVENTS}.reader"), String::new()));
         questions.push((format!("$JS.API.CONSUMER.MSG.NEXT.{EVENTS}.reader"), "1".to_owned()));
     }

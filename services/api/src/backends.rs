@@ -43,7 +43,7 @@ impl Backends {
 pub async fn follow(client: Client, backends: Backends, stopping: CancellationToken) -> anyhow::Result<()> {
     let mut states =
         client.subscribe(subjects::ALL_BACKENDS).await.context("backends cannot be subscribed to")?;
-    match multi_last(&client, subjects::BACKENDS_STREAM, &[subjects::ALL_BACKENDS.to_owned()]).await {
+    match multi_last(&client, subjects::BACKENDS_STREAM, &[subjects::ALL_BACKENDS.to_owned()], None).await {
         Ok(known) => known.iter().for_each(|message| backends.note(&message.payload)),
         Err(error) => warn!(error = format!("{error:#}"), "backends not known yet"),
     }

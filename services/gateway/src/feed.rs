@@ -117,6 +117,11 @@ impl Feed {
         self.lock().has_gap
     }
 
+    /// Notes that messages may have been missed although the connection stood.
+    pub fn open_gap(&self) {
+        self.lock().has_gap = true;
+    }
+
     /// Notes that what was missed has been read, unless the connection has been lost again since it was made for the
     /// `connects`th time.
     pub fn close_gap(&self, connects: u64) {

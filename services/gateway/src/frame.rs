@@ -3,14 +3,10 @@
 use async_nats::{HeaderMap, HeaderValue};
 use stepcast_shared::ids::{JobId, Owner};
 use stepcast_shared::messages::EventSeq;
+use stepcast_shared::nats::{PLACE_HEADER, SUBJECT_HEADER};
 use stepcast_shared::subjects::{self, Kind};
 
 use crate::ws::Wire;
-
-/// Header in which a direct get names the subject that a message was recorded on.
-const SUBJECT_HEADER: &str = "Nats-Subject";
-/// Header in which a recorded message, republished or read, has its place in the stream.
-const PLACE_HEADER: &str = "Nats-Sequence";
 
 /// One message of one job. Clones share the payload.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,7 +50,7 @@ impl JobFrame {
         read(subject, |name| header(headers, name), payload)
     }
 
-    /// Reads a message that a direct get answered.
+    /// Reads a message that was read from the stream.
     pub fn recorded(message: &async_nats::Message) -> Result<(Owner, Self), NotAFrame> {
         let headers = message.headers.as_ref().ok_or(NotAFrame::NoSeq)?;
         let get = |name| HeaderMap::get(headers, name).map(HeaderValue::as_str);
@@ -82,12 +78,6 @@ pub enum NotAFrame {
     /// A text frame must be UTF-8.
     #[error("its payload is not UTF-8")]
     NotText,
-}
-
-/// Where in the stream a message stands that a direct get answered; 0 if it does not say.
-pub fn place(message: &async_nats::Message) -> u64 {
-    let place = message.headers.as_ref().and_then(|headers| headers.get(PLACE_HEADER));
-    place.and_then(|place| place.as_str().parse().ok()).unwrap_or_default()
 }
 
 fn read<'a>(

@@ -54,6 +54,14 @@ impl Hub {
         self.lock().deliver(owner, frame, round)
     }
 
+    /// Hands out what was read, and returns how many had not had it.
+    pub fn deliver_all<'a>(&self, frames: impl Iterator<Item = (&'a Owner, &'a JobFrame)>) -> usize {
+        let mut round = Round::default();
+        let new = frames.map(|(owner, frame)| self.deliver(owner, frame, &mut round)).sum();
+        round.flush();
+        new
+    }
+
     /// Hands out what has changed since the last call to those who take it in batches. `round` is to be flushed.
     pub fn send_batches(&self, round: &mut Round) {
         self.lock().send_batches(round);

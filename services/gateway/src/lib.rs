@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::fanout::FanOut;
 use crate::feed::Feed;
+use crate::gap::Gap;
 use crate::hub::Hub;
 use crate::places::Places;
 use crate::reread::Reread;
@@ -41,6 +42,7 @@ mod feed;
 mod frame;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod gap;
 mod hub;
 mod limits;
 mod meter;
@@ -130,9 +132,13 @@ async fn assemble(
         hub: Arc::clone(&hub),
         reader: Arc::clone(&reader),
         feed: Arc::clone(&feed),
-        client: client.clone(),
-        ready: ready.clone(),
         every: limits.reread,
+    };
+    let gap = Gap {
+        hub: Arc::clone(&hub),
+        reader: Arc::clone(&reader),
+        feed: Arc::clone(&feed),
+        ready: ready.clone(),
     };
     let fan_out = FanOut { nats: nats.clone(), feed: Arc::clone(&feed), hub: Arc::clone(&hub) };
     let board = Arc::new(Board::default());
@@ -159,6 +165,7 @@ async fn assemble(
     supervisor.spawn("gateway fan-out", fan_out.run(drained.clone()));
     feed.ready(FIRST_CONNECTION).await;
     supervisor.spawn("gateway reread", reread.run(drained.clone()));
+    supervisor.spawn("gateway gap", gap.run(drained.clone()));
     supervisor.spawn("gateway statistics", statistics.run(drained.clone()));
     supervisor.spawn("gateway backends", backends.run(drained.clone()));
     supervisor.spawn("gateway connections", tend(Arc::clone(&gateway), ready.clone(), drained.clone()));

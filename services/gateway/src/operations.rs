@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use stepcast_shared::ids::{JobId, Owner};
+use stepcast_shared::nats::Newest;
 use stepcast_shared::rpc::{
     self, CancelAnswer, CancelRequest, RetryAnswer, RetryRequest, SubmitAnswer, SubmitRequest,
 };
@@ -197,7 +198,7 @@ impl Workbench {
             }
             Jobs::Ids(ids) => self.member.watch(ids).await,
         };
-        let place = self.place().await;
+        let newest = self.newest().await;
         let missed = match since {
             Some(since) => Some(self.missed(&jobs, since).await),
             None => None,
@@ -206,24 +207,27 @@ impl Workbench {
         let confirmation = confirmation.map(|it| Confirmation { recovered, ..it });
         match (&jobs, missed) {
             (_, Some(Missed::Whole(events))) => self.go_on(&jobs, &events, confirmation).await,
-            (Jobs::All, Some(Missed::Latest(events))) => self.snapshot_of_all(confirmation, &events).await,
-            (Jobs::All, None) => self.snapshot_of_all(confirmation, &[]).await,
-            (Jobs::Ids(ids), _) => self.snapshot_of(ids, confirmation).await,
+            (Jobs::All, Some(Missed::Latest(events))) => {
+                self.snapshot_of_all(confirmation, &events, newest.as_ref()).await;
+            }
+            (Jobs::All, None) => self.snapshot_of_all(confirmation, &[], newest.as_ref()).await,
+            (Jobs::Ids(ids), _) => self.snapshot_of(ids, confirmation, newest.as_ref()).await,
         }
-        if let Some(place) = place {
-            self.outbox.mark(place);
+        if let Some(newest) = newest {
+            self.outbox.mark(newest.place);
         }
         self.outbox.release();
     }
 
-    /// Up to where in the stream everything is told by what is read from now on; only where clients are told places.
-    async fn place(&self) -> Option<u64> {
+    /// Up to where in the stream everything is to be told by what is read from now on; only where clients are told
+    /// places.
+    async fn newest(&self) -> Option<Newest> {
         if self.outbox.socket().is_some() {
             return None;
         }
         loop {
             match self.gateway.reader.newest().await {
-                Ok(place) => return Some(place),
+                Ok(newest) => return Some(newest),
                 Err(error) => incomplete(&error),
             }
             sleep(AGAIN).await;
@@ -279,10 +283,15 @@ impl Workbench {
     }
 
     /// Sends where the active jobs stand, and how others have ended that were heard of lately.
-    async fn snapshot_of_all(&self, confirmation: Option<Confirmation>, lately: &[JobFrame]) {
+    async fn snapshot_of_all(
+        &self,
+        confirmation: Option<Confirmation>,
+        lately: &[JobFrame],
+        newest: Option<&Newest>,
+    ) {
         let Active { ids, truncated } = self.gateway.reader.active(&self.owner).await;
         self.member.note(&ids);
-        let (read, known) = self.stand(&ids).await;
+        let (read, known) = self.stand(&ids, newest).await;
         let truncated = truncated || read.len() < ids.len();
         self.confirm(confirmation.map(|it| Confirmation { truncated, ..it }));
         for batch in read.chunks(snapshot::BATCH) {
@@ -298,8 +307,8 @@ impl Workbench {
         }
     }
 
-    async fn snapshot_of(&self, ids: &[JobId], confirmation: Option<Confirmation>) {
-        let (read, known) = self.stand(ids).await;
+    async fn snapshot_of(&self, ids: &[JobId], confirmation: Option<Confirmation>, newest: Option<&Newest>) {
+        let (read, known) = self.stand(ids, newest).await;
         // Of what was not read nothing is known to be unknown.
         let unknown = read.iter().filter(|id| !known.contains_key(id)).copied().collect();
         let truncated = read.len() < ids.len();
@@ -310,13 +319,15 @@ impl Workbench {
     }
 
     /// Those of these jobs of which it could be read where they stand, and the last event of each that is known. The
-    /// others are read again shortly; whoever is told places in the stream waits until all have been.
-    async fn stand(&self, ids: &[JobId]) -> (Vec<JobId>, HashMap<JobId, JobFrame>) {
+    /// others are read again shortly; whoever is told places in the stream waits until all have been, from a replica
+    /// that has the newest event.
+    async fn stand(&self, ids: &[JobId], newest: Option<&Newest>) -> (Vec<JobId>, HashMap<JobId, JobFrame>) {
+        let mut newest = newest.cloned();
         let mut read = Vec::with_capacity(ids.len());
         let mut known = HashMap::with_capacity(ids.len());
         for batch in ids.chunks(snapshot::BATCH) {
             loop {
-                match self.gateway.reader.last(&self.owner, batch).await {
+                match self.gateway.reader.last(&self.owner, batch, newest.as_ref()).await {
                     Ok(frames) => {
                         read.extend_from_slice(batch);
                         known.extend(frames);
@@ -324,10 +335,12 @@ impl Workbench {
                     }
                     Err(error) => incomplete(&error),
                 }
-                if self.outbox.socket().is_some() {
+                if newest.is_none() {
                     break;
                 }
                 sleep(AGAIN).await;
+                // The stream may have let go of the one before.
+                newest = self.newest().await;
             }
         }
         (read, known)

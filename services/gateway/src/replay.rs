@@ -7,7 +7,7 @@ use stepcast_shared::ids::{JobId, Owner};
 use stepcast_shared::nats::{self, EVENTS_MAX_AGE, Start};
 use stepcast_shared::subjects::{self, EVENTS_STREAM};
 
-use crate::frame::{self, JobFrame};
+use crate::frame::JobFrame;
 use crate::protocol::Jobs;
 use crate::snapshot::{BATCH, Reader, latest};
 
@@ -52,7 +52,7 @@ impl Reader {
         }
         // Jobs by id are told where they stand in any case.
         let Jobs::All = jobs else { return Ok(Missed::Latest(Vec::new())) };
-        let start = self.newest().await?.saturating_sub(LOOKED_THROUGH);
+        let start = self.newest().await?.place.saturating_sub(LOOKED_THROUGH);
         let mut found = HashMap::new();
         let subject = subjects::events_of_owner(owner);
         self.read_on(&subject, Start::After(start), |frames| {
@@ -77,7 +77,7 @@ impl Reader {
             }
             Since::Place(place) => {
                 let first = self.after(0, 1).await?.1;
-                Ok(first <= place.saturating_add(1) && place <= self.newest().await?)
+                Ok(first <= place.saturating_add(1) && place <= self.newest().await?.place)
             }
         }
     }
@@ -100,7 +100,7 @@ impl Reader {
             Jobs::Ids(ids) => ids.contains(&id),
         };
         // Of several jobs, read one after another, each has been read up to here at least.
-        let sure = if subjects.len() > 1 { self.newest().await? } else { u64::MAX };
+        let sure = if subjects.len() > 1 { self.newest().await?.place } else { u64::MAX };
         let mut events: Vec<JobFrame> = Vec::new();
         let mut read = 0;
         for subject in subjects {
@@ -130,12 +130,11 @@ impl Reader {
                 let _turn = self.turn().await?;
                 nats::messages_from(self.client(), EVENTS_STREAM, subject, start, BATCH).await?
             };
-            let Some(last) = messages.last() else { return Ok(()) };
-            start = Start::After(frame::place(last));
             let frames = messages.iter().filter_map(|message| Some(JobFrame::recorded(message).ok()?.1));
-            if !more(frames.collect()) {
+            if !more(frames.collect()) || messages.len() < BATCH {
                 return Ok(());
             }
+            start = messages.last().map_or(start, |last| Start::After(nats::place(last)));
         }
     }
 }

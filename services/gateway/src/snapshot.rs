@@ -7,15 +7,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::Client;
 use async_nats::connection::State;
-use async_nats::jetstream::{self, stream::DirectGetErrorKind};
 use stepcast_shared::ids::{JobId, Owner};
-use stepcast_shared::nats::{self, Start};
+use stepcast_shared::nats::{self, Newest, Start};
 use stepcast_shared::rpc::{self, ActiveAnswer, ActiveRequest, LastAnswer, LastMessage, LastRequest};
 use stepcast_shared::subjects::{self, EVENTS_STREAM};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{debug, warn};
 
-use crate::frame::{self, JobFrame};
+use crate::frame::JobFrame;
 
 /// Jobs in one request. Fewer than the server takes, since an answer may hold 256 KiB for each.
 pub const BATCH: usize = 200;
@@ -48,10 +47,17 @@ impl Reader {
     }
 
     /// The last event that the stream has of each of at most [`BATCH`] jobs; jobs that it lacks are left out.
-    pub async fn recorded(&self, owner: &Owner, ids: &[JobId]) -> anyhow::Result<HashMap<JobId, JobFrame>> {
+    ///
+    /// `newest` is what must not be lacking, or `None` if a replica may answer that is behind.
+    pub async fn recorded(
+        &self,
+        owner: &Owner,
+        ids: &[JobId],
+        newest: Option<&Newest>,
+    ) -> anyhow::Result<HashMap<JobId, JobFrame>> {
         let _turn = self.turn().await?;
         let subjects: Vec<String> = ids.iter().map(|id| subjects::events_of_job(owner, *id)).collect();
-        let messages = nats::multi_last(&self.client, EVENTS_STREAM, &subjects).await?;
+        let messages = nats::multi_last(&self.client, EVENTS_STREAM, &subjects, newest).await?;
         let frames = messages.iter().filter_map(|message| match JobFrame::recorded(message) {
             // One job's last event says nothing of what was recorded before it of others.
             Ok((_, frame)) => Some(frame.without_place()),
@@ -61,17 +67,14 @@ impl Reader {
                 None
             }
         });
-        Ok(latest(frames))
+        // The newest may be of another job.
+        Ok(latest(frames.filter(|frame| ids.contains(&frame.job_id))))
     }
 
-    /// Sequence of the newest recorded event of any job; 0 if there is none.
-    pub async fn newest(&self) -> anyhow::Result<u64> {
-        let stream = jetstream::new(self.client.clone()).get_stream_no_info(EVENTS_STREAM).await?;
-        match stream.direct_get_last_for_subject(subjects::ALL_EVENTS).await {
-            Ok(message) => Ok(message.sequence),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(0),
-            Err(error) => Err(error.into()),
-        }
+    /// The newest recorded event of any job.
+    pub async fn newest(&self) -> anyhow::Result<Newest> {
+        let _turn = self.turn().await?;
+        nats::newest(&self.client, EVENTS_STREAM, subjects::ALL_EVENTS).await
     }
 
     /// The first events recorded after a sequence, at most `most`, and the sequence that they reach.
@@ -79,7 +82,7 @@ impl Reader {
         let start = Start::After(sequence);
         let messages =
             nats::messages_from(&self.client, EVENTS_STREAM, subjects::ALL_EVENTS, start, most).await?;
-        let reached = messages.iter().map(frame::place).fold(sequence, u64::max);
+        let reached = messages.iter().map(nats::place).fold(sequence, u64::max);
         // What cannot be read was counted when it came by live.
         let frames = messages.iter().filter_map(|message| JobFrame::recorded(message).ok());
         Ok((frames.collect(), reached))
@@ -90,15 +93,25 @@ impl Reader {
         &self.client
     }
 
+    /// Whether there is a connection to read over.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
     /// Waits for a turn to read. Errors at once while NATS is away: asking would only wait for a timeout.
     pub async fn turn(&self) -> anyhow::Result<SemaphorePermit<'_>> {
-        anyhow::ensure!(self.client.connection_state() == State::Connected, "nats is not connected");
+        anyhow::ensure!(self.is_connected(), "nats is not connected");
         self.turns.acquire().await.context("the reader is never closed")
     }
 
-    /// The last event of each of at most [`BATCH`] jobs, from wherever it is known.
-    pub async fn last(&self, owner: &Owner, ids: &[JobId]) -> anyhow::Result<HashMap<JobId, JobFrame>> {
-        let mut frames = self.recorded(owner, ids).await?;
+    /// The last event of each of at most [`BATCH`] jobs, from wherever it is known; `newest` as in [`Self::recorded`].
+    pub async fn last(
+        &self,
+        owner: &Owner,
+        ids: &[JobId],
+        newest: Option<&Newest>,
+    ) -> anyhow::Result<HashMap<JobId, JobFrame>> {
+        let mut frames = self.recorded(owner, ids, newest).await?;
         let missing: Vec<JobId> = ids.iter().filter(|id| !frames.contains_key(id)).copied().collect();
         if missing.is_empty() {
             return Ok(frames);

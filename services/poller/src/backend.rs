@@ -105,8 +105,8 @@ impl Backend {
 
     async fn work(&mut self) {
         while !self.shared.stopping.is_cancelled() {
-            let Shared { leases, poller, config, tasks, .. } = &self.shared;
-            match Lease::acquire(leases, &self.spec.id, poller, config.sole_holder, tasks).await {
+            let Shared { jetstream, leases, poller, config, tasks, .. } = &self.shared;
+            match Lease::acquire(jetstream, leases, &self.spec.id, poller, config.sole_holder, tasks).await {
                 Ok(Some(lease)) => {
                     info!(epoch = lease.epoch, "backend held");
                     self.known.forget();

@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream;
 use async_nats::jetstream::kv::{CreateErrorKind, Store, UpdateErrorKind};
 use stepcast_shared::ids::BackendId;
+use stepcast_shared::nats;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -38,6 +40,7 @@ impl Lease {
     ///
     /// With `sole_holder` a key left by an earlier life of this process is overwritten.
     pub async fn acquire(
+        context: &jetstream::Context,
         store: &Store,
         backend: &BackendId,
         holder: &str,
@@ -56,7 +59,7 @@ impl Lease {
         };
         let (report, state) = watch::channel(State { renewed: Instant::now(), lost: false });
         let stop = CancellationToken::new();
-        tasks.spawn(renew(store.clone(), key, value, epoch, report, stop.clone()));
+        tasks.spawn(renew(context.clone(), store.clone(), key, value, epoch, report, stop.clone()));
         Ok(Some(Self { epoch, state, _renewing: stop.drop_guard() }))
     }
 
@@ -73,6 +76,7 @@ impl Lease {
 }
 
 async fn renew(
+    context: jetstream::Context,
     store: Store,
     key: String,
     value: bytes::Bytes,
@@ -99,14 +103,16 @@ async fn renew(
             }
             Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
                 // Ours, if the acknowledgement of an earlier renewal was lost.
-                match store.entry(&key).await {
-                    Ok(Some(entry)) if entry.value == value => revision = entry.revision,
+                match nats::held(&context, &store, &key).await {
+                    Ok(Some((holder, of))) if holder == value => revision = of,
                     Ok(_) => {
                         warn!(backend = key, "another poller holds this backend now");
                         report.send_modify(|state| state.lost = true);
                         return;
                     }
-                    Err(error) => warn!(backend = key, error = %error, "lease not renewed"),
+                    Err(error) => {
+                        warn!(backend = key, error = format!("{error:#}"), "lease not renewed");
+                    }
                 }
             }
             Err(error) => warn!(backend = key, error = %error, "lease not renewed"),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use stepcast_shared::events::{self, LifecycleEvent, RecordError};
 use stepcast_shared::ids::BackendId;
 use stepcast_shared::messages::{ErrorCode, JobError, JobMessage, Timestamp};
+use stepcast_shared::nats;
 use stepcast_shared::rpc::{self, Claim, HeldClaim, RenewRequest, Renewed};
 use stepcast_shared::subjects::Kind;
 use stepcast_shared::trace::SpanExt as _;
@@ -58,7 +59,8 @@ pub struct Recovery<'a> {
 impl Recovery<'_> {
     /// Brings on what the note tells of. An error says why it must be tried again later; the note stays until then.
     pub async fn run(&self) -> anyhow::Result<()> {
-        let Some(note) = self.shared.inflight.get(self.backend.as_str()).await? else { return Ok(()) };
+        let held = nats::held(&self.shared.jetstream, &self.shared.inflight, self.backend.as_str()).await?;
+        let Some((note, _)) = held else { return Ok(()) };
         let Ok(note) = serde_json::from_slice::<Note>(&note) else { return self.forget().await };
         let Claim { job_id, attempt, .. } = &note.claim;
         let span = error_span!("recovery", %job_id, attempt);

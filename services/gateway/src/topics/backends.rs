@@ -69,7 +69,7 @@ impl Backends {
 
     /// Tells how all of them stand; false if that could not be read.
     async fn read(&self) -> bool {
-        match multi_last(&self.client, BACKENDS_STREAM, &[ALL_BACKENDS.to_owned()]).await {
+        match multi_last(&self.client, BACKENDS_STREAM, &[ALL_BACKENDS.to_owned()], None).await {
             Ok(known) => {
                 for message in known {
                     self.tell(&message.payload).await;

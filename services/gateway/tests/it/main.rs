@@ -1,6 +1,7 @@
 //! The gateway against a real NATS server: every scenario starts its own, with its own gateway and its own clients.
 
 mod autobahn;
+mod behind;
 mod chaos;
 mod client;
 mod drain;
@@ -14,6 +15,7 @@ mod manners;
 mod nats_server;
 mod outages;
 mod process;
+mod replicas;
 mod requests;
 mod resume;
 mod stage;
