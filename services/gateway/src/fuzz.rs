@@ -12,8 +12,10 @@ use crate::frame::JobFrame;
 use crate::protocol::{self, ClientMessage, Code, Jobs};
 use crate::ws::oracle;
 
+pub(crate) mod life;
 mod outbox;
 
+pub use crate::hub::course::hub;
 pub use outbox::outbox;
 
 /// Longest WebSocket message: short, so that it is exceeded.
@@ -117,6 +119,9 @@ fn ops(said: &[u8], pieces: &[usize]) -> (Vec<String>, Option<Malformed>) {
 mod tests {
     use std::path::Path;
 
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Runs what is kept of a target: seeds, and what once did not hold.
@@ -150,5 +155,24 @@ mod tests {
     #[test]
     fn courses_of_an_outbox_that_are_kept_hold() {
         over_corpus("outbox", outbox);
+    }
+
+    #[test]
+    fn courses_of_a_hub_that_are_kept_hold() {
+        over_corpus("hub", hub);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn any_course_of_an_outbox_holds(steps in vec(any::<u8>(), 0..80)) {
+            outbox(&steps);
+        }
+
+        #[test]
+        fn any_course_of_a_hub_holds(steps in vec(any::<u8>(), 0..80)) {
+            hub(&steps);
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! There is one NATS subscription per distinct subject, kept a little longer than it is needed. While a connection
 //! watches all jobs of an owner, that owner's single jobs ride on the wildcard, because NATS sends one copy per
 //! matching subscription. Whenever one subscription takes over from another both are held for a while, so that
-//! nothing falls between; outboxes drop what comes twice.
+//! nothing falls between; what comes twice is dropped here.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,8 @@ use crate::frame::JobFrame;
 use crate::outbox::{Outbox, Round};
 
 mod changes;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod course;
 mod job;
 mod table;
 
@@ -218,6 +220,11 @@ impl Member {
         let progress = self.hub.lock().settle(&self.owner, self.id, ids, events, &mut round);
         round.flush();
         progress
+    }
+
+    /// Takes note that this connection is about to be told of these jobs, which it watches, as far as they can be read.
+    pub fn doubt(&self, ids: &[JobId]) {
+        self.hub.lock().doubt(&self.owner, ids, self.id);
     }
 
     /// Takes note of the owner's active jobs, of which this connection is about to be told.

@@ -308,6 +308,7 @@ impl Workbench {
     }
 
     async fn snapshot_of(&self, ids: &[JobId], confirmation: Option<Confirmation>, newest: Option<&Newest>) {
+        self.member.doubt(ids);
         let (read, known) = self.stand(ids, newest).await;
         // Of what was not read nothing is known to be unknown.
         let unknown = read.iter().filter(|id| !known.contains_key(id)).copied().collect();

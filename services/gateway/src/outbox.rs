@@ -146,10 +146,16 @@ impl Outbox {
         self.lock().lanes.push(Wire::text(""), place);
     }
 
-    /// Queues a live message, without writing it.
+    /// Queues a message that goes beyond all that was told of its job, without writing it.
     #[cfg(any(test, fuzzing))]
-    pub fn live(&self, frame: &JobFrame) {
-        self.lock().lanes.live(frame);
+    pub fn news(&self, frame: &JobFrame) {
+        self.lock().lanes.news(frame);
+    }
+
+    /// Queues a message that may have been told, without writing it.
+    #[cfg(any(test, fuzzing))]
+    pub fn again(&self, frame: &JobFrame) {
+        self.lock().lanes.again(frame);
     }
 
     /// Queues a message of a snapshot, ahead of the live ones that are held back for it.

@@ -1,7 +1,7 @@
 //! Reads the recorded events of watched jobs again, so that none is missed for good.
 //!
 //! Live messages are best effort: NATS drops what it cannot deliver during a reconnect, a change of leader or an
-//! overflow. What was recorded stays readable, and outboxes drop what is not new, so reading too often costs little.
+//! overflow. What was recorded stays readable, and the hub drops what is not new, so reading too often costs little.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

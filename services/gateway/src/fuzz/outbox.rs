@@ -4,6 +4,7 @@ use futures_util::FutureExt as _;
 use stepcast_shared::ids::JobId;
 use stepcast_shared::messages::EventSeq;
 
+use super::life::Life;
 use crate::close;
 use crate::frame::{Class, JobFrame};
 use crate::outbox::{Bounds, Outbox};
@@ -43,6 +44,8 @@ struct Course {
     jobs: [Job; JOBS],
     /// The jobs that were asked for and whose snapshot is being taken.
     asked: Option<Vec<usize>>,
+    /// The last news.
+    last: Option<(usize, EventSeq)>,
     answers: usize,
     read_answers: usize,
     /// What each answer that asks again resets, by its number.
@@ -52,10 +55,7 @@ struct Course {
 
 struct Job {
     id: JobId,
-    /// Its last recorded message.
-    event: Option<EventSeq>,
-    /// Its last message.
-    latest: Option<EventSeq>,
+    life: Life,
     /// Its last recorded message when it was asked for.
     event_when_asked: Option<EventSeq>,
     /// How far the client has been told since it asked, and ever.
@@ -63,23 +63,26 @@ struct Job {
     ever_told: Option<EventSeq>,
     /// Whether progress may have been dropped, because nobody watched or the snapshot tells it.
     is_forgotten: bool,
+    /// Whether there was no news since it was asked for: then alone it may be handed over what it was told.
+    is_unsure: bool,
 }
 
 impl Course {
     fn new() -> Self {
         let job = || Job {
             id: JobId::mint(),
-            event: None,
-            latest: None,
+            life: Life::default(),
             event_when_asked: None,
             told: None,
             ever_told: None,
             is_forgotten: false,
+            is_unsure: true,
         };
         Self {
             outbox: Outbox::of_reader(BOUNDS),
             jobs: [job(), job(), job()],
             asked: None,
+            last: None,
             answers: 0,
             read_answers: 0,
             resets: Vec::new(),
@@ -87,37 +90,27 @@ impl Course {
         }
     }
 
-    /// The job's attempt says how far it is.
     fn progress(&mut self, job: usize) {
-        let Some(latest) = self.jobs[job].latest else { return };
-        let is_running = (EventSeq::STARTED..EventSeq::RETRYING - 1).contains(&latest.seq);
-        if is_running {
-            let next = EventSeq { seq: latest.seq + 1, ..latest };
-            self.jobs[job].latest = Some(next);
-            self.live(job, next, Class::Progress);
+        if let Some(seq) = self.jobs[job].life.progress() {
+            self.news(job, seq, Class::Progress);
         }
     }
 
-    /// The job is recorded to go on: queued, started, then retrying or at its end.
     fn event(&mut self, job: usize, ends: bool) {
-        let next = match self.jobs[job].event {
-            None => EventSeq { attempt: 0, seq: EventSeq::QUEUED },
-            Some(EventSeq { seq: EventSeq::TERMINAL, .. }) => return,
-            Some(EventSeq { attempt, seq: EventSeq::STARTED }) => {
-                EventSeq { attempt, seq: if ends { EventSeq::TERMINAL } else { EventSeq::RETRYING } }
-            }
-            Some(EventSeq { attempt, .. }) => EventSeq { attempt: attempt + 1, seq: EventSeq::STARTED },
-        };
-        let job_state = &mut self.jobs[job];
-        (job_state.event, job_state.latest) = (Some(next), Some(next));
-        self.live(job, next, Class::Event);
+        if let Some(seq) = self.jobs[job].life.event(ends) {
+            self.news(job, seq, Class::Event);
+        }
     }
 
-    /// What was handed over last is handed over again: it was read again, or is watched in two ways.
+    /// What was recorded last is handed over again: it was read again, or is watched in two ways.
     fn again(&mut self, job: usize) {
-        let Job { event, latest, .. } = self.jobs[job];
-        if let Some(seq) = latest.filter(|_| event == latest) {
-            self.live(job, seq, Class::Event);
+        let Job { life, is_unsure, .. } = &self.jobs[job];
+        let Some(&seq) = life.events.last().filter(|seq| life.latest == Some(**seq)) else { return };
+        if *is_unsure {
+            self.last = None;
+            self.outbox.again(&self.frame(job, seq, Class::Event));
+        } else if self.last == Some((job, seq)) {
+            self.news(job, seq, Class::Event);
         }
     }
 
@@ -127,10 +120,12 @@ impl Course {
         let asked: Vec<usize> = if all { (0..JOBS).collect() } else { vec![job] };
         let jobs = if all { Jobs::All } else { Jobs::Ids(vec![self.jobs[job].id]) };
         self.outbox.hold(&jobs);
+        self.last = None;
         for &job in &asked {
             let job = &mut self.jobs[job];
-            job.event_when_asked = job.event;
+            job.event_when_asked = job.life.events.last().copied();
             job.is_forgotten = true;
+            job.is_unsure = true;
         }
         self.resets.push(asked.clone());
         self.answer("asked");
@@ -142,8 +137,8 @@ impl Course {
         if !self.asked.as_ref().is_some_and(|asked| asked.contains(&job)) {
             return;
         }
-        let Job { event, event_when_asked, latest, .. } = self.jobs[job];
-        let recorded = if is_late { event } else { event_when_asked };
+        let Job { life: Life { events, latest }, event_when_asked, .. } = &self.jobs[job];
+        let (latest, recorded) = (*latest, if is_late { events.last().copied() } else { *event_when_asked });
         let Some(recorded) = recorded else { return };
         self.outbox.snapshot(&self.frame(job, recorded, Class::Event));
         if let Some(latest) = latest.filter(|latest| is_late && *latest > recorded) {
@@ -172,9 +167,11 @@ impl Course {
         self.answers += 1;
     }
 
-    fn live(&mut self, job: usize, seq: EventSeq, class: Class) {
+    fn news(&mut self, job: usize, seq: EventSeq, class: Class) {
         self.jobs[job].is_forgotten = false;
-        self.outbox.live(&self.frame(job, seq, class));
+        self.jobs[job].is_unsure = false;
+        self.last = Some((job, seq));
+        self.outbox.news(&self.frame(job, seq, class));
     }
 
     fn frame(&self, job: usize, seq: EventSeq, class: Class) -> JobFrame {
@@ -218,7 +215,7 @@ impl Course {
         }
         assert_eq!(self.read_answers, self.answers, "an answer is lost");
         for (number, job) in self.jobs.iter().enumerate() {
-            let least = if job.is_forgotten { job.event } else { job.latest };
+            let least = if job.is_forgotten { job.life.events.last().copied() } else { job.life.latest };
             assert!(job.ever_told >= least, "job {number} is at {least:?}, and {:?} was told", job.ever_told);
         }
     }
@@ -227,7 +224,7 @@ impl Course {
 impl Job {
     fn hears(&mut self, seq: EventSeq) {
         assert!(self.told < Some(seq), "{seq} comes behind {:?}", self.told);
-        assert!(Some(seq) <= self.latest, "{seq} was never said");
+        assert!(Some(seq) <= self.life.latest, "{seq} was never said");
         self.told = Some(seq);
         self.ever_told = self.ever_told.max(Some(seq));
     }

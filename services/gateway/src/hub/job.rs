@@ -4,6 +4,7 @@
 //! dropped here, so live messages, snapshots and repeated reads may overlap freely. The few watchers of whom it is
 //! not known that they have had it are named, and served when the job is read again.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,13 +30,11 @@ struct Watcher {
     outbox: Arc<Outbox>,
     /// Takes progress in batches.
     batched: bool,
-    /// The owner's count of news when it began to watch.
-    since: u64,
 }
 
 impl Topic {
-    pub(super) fn watch(&mut self, member: MemberId, outbox: &Arc<Outbox>, batched: bool, since: u64) {
-        let watcher = Watcher { member, outbox: Arc::clone(outbox), batched, since };
+    pub(super) fn watch(&mut self, member: MemberId, outbox: &Arc<Outbox>, batched: bool) {
+        let watcher = Watcher { member, outbox: Arc::clone(outbox), batched };
         match self.watchers.iter_mut().find(|it| it.member == member) {
             Some(known) => *known = watcher,
             None => self.watchers.push(watcher),
@@ -50,11 +49,6 @@ impl Topic {
             self.watchers = Vec::new();
             self.idle_since.get_or_insert(now);
         }
-    }
-
-    /// The owner's count of news when this member began to watch.
-    pub(super) fn watched_since(&self, member: MemberId) -> Option<u64> {
-        self.watchers.iter().find(|it| it.member == member).map(|it| it.since)
     }
 
     pub(super) fn is_watched(&self) -> bool {
@@ -79,28 +73,25 @@ impl Topic {
             && self.idle_since.is_some_and(|since| now.saturating_duration_since(since) >= linger)
     }
 
-    /// Hands a frame to every watcher; returns to how many.
-    pub(super) fn deliver(&self, frame: &JobFrame, round: &mut Round) -> usize {
-        let mut delivered = 0;
-        for watcher in &self.watchers {
-            if !watcher.batched || frame.class == Class::Event {
-                round.live(&watcher.outbox, frame);
-                delivered += 1;
-            }
-        }
-        delivered
+    /// Hands a frame to every watcher, to all of whom it is news; returns to how many.
+    fn deliver(&self, frame: &JobFrame, round: &mut Round) -> usize {
+        self.takers(frame).map(|it| round.news(&it.outbox, frame)).count()
     }
 
-    fn deliver_to(&self, members: &[MemberId], frame: &JobFrame, round: &mut Round) -> usize {
-        // Who takes progress in batches gets it with the next one.
-        let takes = |it: &&Watcher| !it.batched || frame.class == Class::Event;
-        let named = self.watchers.iter().filter(|it| members.contains(&it.member)).filter(takes);
-        named.map(|it| round.live(&it.outbox, frame)).count()
+    /// Hands a frame to every watcher that has not had it.
+    pub(super) fn offer(&self, frame: &JobFrame, round: &mut Round) -> usize {
+        self.offer_where(|_| true, frame, round)
     }
 
-    fn deliver_beside(&self, members: &[MemberId], frame: &JobFrame, round: &mut Round) -> usize {
-        let others = self.watchers.iter().filter(|it| !members.contains(&it.member));
-        others.map(|it| round.live(&it.outbox, frame)).count()
+    fn offer_where(&self, is_meant: impl Fn(MemberId) -> bool, frame: &JobFrame, round: &mut Round) -> usize {
+        let meant = self.takers(frame).filter(|it| is_meant(it.member));
+        meant.map(|it| round.again(&it.outbox, frame)).count()
+    }
+
+    /// Who takes progress in batches gets it with the next one.
+    fn takers(&self, frame: &JobFrame) -> impl Iterator<Item = &Watcher> {
+        let is_event = frame.class == Class::Event;
+        self.watchers.iter().filter(move |it| is_event || !it.batched)
     }
 
     pub(super) fn outboxes(&self) -> impl Iterator<Item = &Arc<Outbox>> {
@@ -122,11 +113,9 @@ pub(super) struct JobTopic {
     progress: Option<JobFrame>,
     /// Watchers who may not have had what was handed out before they came.
     unsure: Vec<MemberId>,
-    /// Who was told of the last event by a snapshot of a job that nobody here had heard of. To others who watch all
-    /// jobs its live copy, if it is still under way, is news.
-    told: Option<Vec<MemberId>>,
-    /// The owner's count of news when something of it was last handed to all who watch it.
-    pub(super) heard: u64,
+    /// Who watched all jobs when another's snapshot told of this one, of which nobody here had heard. To them the live
+    /// copy of that event, if it is still under way, is news.
+    untold: Vec<MemberId>,
     /// When its recorded events are to be read again.
     pub(super) due: Instant,
 }
@@ -138,8 +127,7 @@ impl JobTopic {
             reached: None,
             progress: None,
             unsure: Vec::new(),
-            told: None,
-            heard: 0,
+            untold: Vec::new(),
             due,
         }
     }
@@ -153,8 +141,8 @@ impl JobTopic {
         if frame.class == Class::Progress || self.is_overtaken(frame) {
             return 0;
         }
-        let late = self.told.take().map(|told| all.deliver_beside(&told, frame, round));
-        late.unwrap_or_default() + self.reassure(frame, all, round)
+        let untold = std::mem::take(&mut self.untold);
+        all.offer_where(|it| untold.contains(&it), frame, round) + self.reassure(frame, all, round)
     }
 
     /// Hands an event that was read again to those alone who may have had nothing yet; they need the progress too.
@@ -166,9 +154,9 @@ impl JobTopic {
         let further = self.progress.as_ref().filter(|progress| progress.seq > frame.seq);
         let mut delivered = 0;
         for topic in [&self.topic, all] {
-            delivered += topic.deliver_to(&unsure, frame, round);
+            delivered += topic.offer_where(|it| unsure.contains(&it), frame, round);
             if let Some(progress) = further {
-                topic.deliver_to(&unsure, progress, round);
+                topic.offer_where(|it| unsure.contains(&it), progress, round);
             }
         }
         delivered
@@ -184,28 +172,33 @@ impl JobTopic {
         all: &Topic,
         round: &mut Round,
     ) -> Option<JobFrame> {
-        let alone = event.cloned().map(JobFrame::without_place);
-        let event = alone.as_ref();
         let was_unsure = self.unsure.contains(&member);
         self.unsure.retain(|it| *it != member);
-        if let Some(event) = event {
-            if self.is_news(event) && self.reached.is_some() {
-                self.deliver(event, all, round);
-            } else if self.reached.is_some() {
-                if self.is_overtaken(event) {
-                    // What was handed out later came either after this one or before it.
-                    self.unsure.extend(was_unsure.then_some(member));
-                } else if let Some(told) = &mut self.told {
-                    told.push(member);
-                }
-                self.reassure(event, all, round);
-            } else {
+        let alone = event.cloned().map(JobFrame::without_place);
+        match &alone {
+            None => {
+                // What was handed out of it was not read.
+                self.unsure.extend((was_unsure && self.reached.is_some()).then_some(member));
+            }
+            Some(event) if self.reached.is_none() => {
                 // Nobody here has heard of the job: whoever asked for it by id before has not had this either.
                 self.advance(event);
-                self.topic.deliver(event, round);
+                self.topic.offer(event, round);
                 let unsure = std::mem::take(&mut self.unsure);
-                all.deliver_to(&unsure, event, round);
-                self.told = Some(self.topic.members().chain(unsure).chain([member]).collect());
+                all.offer_where(|it| unsure.contains(&it), event, round);
+                let told: HashSet<MemberId> = self.topic.members().chain(unsure).chain([member]).collect();
+                self.untold = all.members().filter(|it| !told.contains(it)).collect();
+            }
+            Some(event) if self.is_news(event) => {
+                self.deliver(event, all, round);
+            }
+            Some(event) if self.is_overtaken(event) => {
+                // What was handed out later came either after this one or before it.
+                self.unsure.extend(was_unsure.then_some(member));
+            }
+            Some(event) => {
+                self.untold.retain(|it| *it != member);
+                self.reassure(event, all, round);
             }
         }
         self.progress.clone()
@@ -244,6 +237,12 @@ impl JobTopic {
         self.progress.as_ref()
     }
 
+    /// The furthest that was handed out.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn reached(&self) -> Option<EventSeq> {
+        self.reached
+    }
+
     /// Whether a frame goes beyond what was handed out.
     pub(super) fn is_news(&self, frame: &JobFrame) -> bool {
         self.reached.is_none_or(|reached| !reached.is_terminal() && reached < frame.seq)
@@ -262,7 +261,7 @@ impl JobTopic {
         if !self.is_news(frame) {
             return false;
         }
-        self.told = None;
+        self.untold = Vec::new();
         self.reached = Some(frame.seq);
         self.progress = match frame.class {
             Class::Progress => Some(frame.clone()),

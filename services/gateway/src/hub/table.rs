@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stepcast_shared::ids::{JobId, Owner};
+#[cfg(any(test, fuzzing))]
+use stepcast_shared::messages::EventSeq;
 
 use super::changes::Changes;
 use super::job::{JobTopic, Topic};
@@ -34,25 +36,21 @@ struct OwnerTable {
     ended: VecDeque<JobId>,
     /// What those who take progress in batches are owed.
     changes: Changes,
-    /// How often there was news, so that it can be told who was there for it.
-    news: u64,
 }
 
 impl Table {
     /// Hands a frame to everybody to whom it is news; returns to how many.
     pub(super) fn deliver(&mut self, owner: &Owner, frame: &JobFrame, round: &mut Round) -> usize {
         let Some(owner) = self.owners.get_mut(owner) else { return 0 };
-        let OwnerTable { all, jobs, ended, changes, news, .. } = owner;
+        let OwnerTable { all, jobs, ended, changes, .. } = owner;
         if all.is_watched() && jobs.len() < JOBS_NOTED {
             jobs.entry(frame.job_id).or_insert_with(|| JobTopic::new(Instant::now()));
         }
         let Some(job) = jobs.get_mut(&frame.job_id) else {
             changes.note(frame);
-            return all.deliver(frame, round);
+            return all.offer(frame, round);
         };
         if job.is_news(frame) {
-            *news += 1;
-            job.heard = *news;
             changes.note(frame);
             if frame.is_terminal() {
                 ended.push_back(frame.job_id);
@@ -108,8 +106,7 @@ impl Table {
         let owner = self.owners.entry(owner.clone()).or_default();
         let covered = owner.covers_all();
         let job = owner.jobs.entry(id).or_insert_with(|| JobTopic::new(due));
-        job.topic.watch(member, outbox, false, owner.news);
-        job.doubt(member);
+        job.topic.watch(member, outbox, false);
         if !covered {
             job.topic.idle_since = None;
         }
@@ -136,7 +133,7 @@ impl Table {
         now: Instant,
     ) -> bool {
         let owner = self.owners.entry(owner.clone()).or_default();
-        owner.all.watch(member, outbox, batched, owner.news);
+        owner.all.watch(member, outbox, batched);
         owner.changes.wanted(owner.all.has_batched());
         owner.all.idle_since = None;
         if owner.all.subscription.is_some() {
@@ -176,6 +173,12 @@ impl Table {
     pub(super) fn job(&mut self, owner: &Owner, id: JobId) -> &mut JobTopic {
         let owner = self.owners.entry(owner.clone()).or_default();
         owner.jobs.entry(id).or_insert_with(|| JobTopic::new(Instant::now()))
+    }
+
+    /// The furthest of a job that was handed out.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn reached(&self, owner: &Owner, id: JobId) -> Option<EventSeq> {
+        self.owners.get(owner)?.jobs.get(&id)?.reached()
     }
 
     pub(super) fn due(&self, now: Instant, limit: usize) -> Vec<(Owner, Vec<JobId>)> {
@@ -241,10 +244,18 @@ impl Table {
                 continue;
             }
             let job = owner.jobs.entry(*id).or_insert_with(|| JobTopic::new(due));
-            // Who was there when it was handed out has had it, whatever becomes of the snapshot.
-            if let Some(member) = member
-                && owner.all.watched_since(member).is_none_or(|since| job.heard <= since)
-            {
+            // What it may have had already, its outbox knows.
+            if let Some(member) = member {
+                job.doubt(member);
+            }
+        }
+    }
+
+    /// Takes note that a member is about to be told of these jobs, which it watches, as far as they can be read.
+    pub(super) fn doubt(&mut self, owner: &Owner, ids: &[JobId], member: MemberId) {
+        let Some(owner) = self.owners.get_mut(owner) else { return };
+        for id in ids {
+            if let Some(job) = owner.jobs.get_mut(id) {
                 job.doubt(member);
             }
         }

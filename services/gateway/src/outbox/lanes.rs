@@ -17,8 +17,8 @@ use crate::ws::Wire;
 /// How many ended jobs are kept for the session. Nobody asks for them while the connection watches all jobs; what is
 /// left out is merely not tidied up.
 const ENDED_KEPT: usize = 4_096;
-/// How many jobs' last events are remembered; beyond it all are forgotten, at worst to be told twice.
-const EVENTS_REMEMBERED: usize = 1_024;
+/// Of how many jobs it is remembered what was told; beyond it all are forgotten, at worst to be told twice.
+const JOBS_REMEMBERED: usize = 1_024;
 /// Room that an empty queue keeps, so that idle connections stay small after a burst.
 const ROOM_KEPT: usize = 8;
 
@@ -34,8 +34,10 @@ pub(super) struct Lanes {
     waiting: VecDeque<JobId>,
     /// The latest unsent message of each matter beside jobs; behind everything else.
     latest: BTreeMap<Matter, Wire>,
-    /// The last event queued of each job lately: snapshots and repeated reads overlap with what is live, and during an
-    /// outage the hub cannot know of every connection what it has had.
+    /// The last message queued of each job lately by a snapshot, or that was held back for one or handed over though it
+    /// may have been told: the hub cannot know of every connection what it has had. What the hub knows to be news goes
+    /// beyond all of this, and is neither looked up nor noted: with many connections that watch many jobs each look would
+    /// miss the processor's cache.
     told: HashMap<JobId, EventSeq>,
     /// Jobs that ended, for the session.
     ended: Vec<JobId>,
@@ -101,24 +103,33 @@ impl Lanes {
         }
     }
 
-    /// Queues a live message, or holds it back for a snapshot.
-    pub(super) fn live(&mut self, frame: &JobFrame) {
-        let this = Some((frame.job_id, frame.seq));
-        if std::mem::replace(&mut self.last, this) == this {
-            return;
+    /// Queues a message that goes beyond all that was told of its job, or holds it back for a snapshot.
+    pub(super) fn news(&mut self, frame: &JobFrame) {
+        if !self.is_last(frame) && !self.hold_back(frame) {
+            self.queue(frame);
         }
-        self.hold_or_accept(frame);
     }
 
-    fn hold_or_accept(&mut self, frame: &JobFrame) {
-        let Some(hold) = self.hold.as_mut().filter(|hold| hold.covers(frame.job_id)) else {
+    /// Queues a message unless it was told, or holds it back for a snapshot.
+    pub(super) fn again(&mut self, frame: &JobFrame) {
+        if !self.is_last(frame) && !self.hold_back(frame) {
             self.accept(frame);
-            return;
-        };
+        }
+    }
+
+    fn is_last(&mut self, frame: &JobFrame) -> bool {
+        let this = Some((frame.job_id, frame.seq));
+        std::mem::replace(&mut self.last, this) == this
+    }
+
+    /// Returns whether the message waits for a snapshot now.
+    fn hold_back(&mut self, frame: &JobFrame) -> bool {
+        let Some(hold) = self.hold.as_mut().filter(|hold| hold.covers(frame.job_id)) else { return false };
         hold.keep(frame);
         if hold.events.len() > self.bounds.messages {
             self.overflow("snapshot");
         }
+        true
     }
 
     /// Queues a message of a snapshot.
@@ -144,7 +155,9 @@ impl Lanes {
             }
         } else {
             for frame in &batch.frames {
-                self.hold_or_accept(frame);
+                if !self.hold_back(frame) {
+                    self.queue(frame);
+                }
             }
         }
     }
@@ -162,18 +175,22 @@ impl Lanes {
     }
 
     fn accept(&mut self, frame: &JobFrame) {
+        if self.told.get(&frame.job_id).is_some_and(|told| *told >= frame.seq) {
+            return;
+        }
+        if self.told.len() >= JOBS_REMEMBERED {
+            self.told = HashMap::new();
+        }
+        self.told.insert(frame.job_id, frame.seq);
+        self.queue(frame);
+    }
+
+    fn queue(&mut self, frame: &JobFrame) {
         if self.closing.is_some() {
             return;
         }
         match frame.class {
             Class::Event => {
-                if self.told.get(&frame.job_id).is_some_and(|told| *told >= frame.seq) {
-                    return;
-                }
-                if self.told.len() >= EVENTS_REMEMBERED {
-                    self.told = HashMap::new();
-                }
-                self.told.insert(frame.job_id, frame.seq);
                 self.conflated += u64::from(self.progress.remove(&frame.job_id).is_some());
                 if frame.is_terminal() && self.ended.len() < ENDED_KEPT {
                     self.ended.push(frame.job_id);
@@ -200,6 +217,7 @@ impl Lanes {
         // Who asks again is told again, from where a job stands: progress that waits would come in between.
         self.told.retain(|id, _| !hold.covers(*id));
         self.told.shrink_to(ROOM_KEPT);
+        self.last = None;
         self.progress.retain(|id, _| !hold.covers(*id));
         self.waiting.retain(|id| !hold.covers(*id));
         self.hold = Some(Box::new(hold));

@@ -4,7 +4,7 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{BATCH, Outbox, Outgoing};
+use super::{BATCH, Lanes, Outbox, Outgoing};
 use crate::frame::{Class, JobFrame};
 use crate::ws::Wire;
 
@@ -51,20 +51,26 @@ pub struct Round {
 }
 
 impl Round {
-    /// Queues a live message for a connection.
-    pub fn live(&mut self, outbox: &Arc<Outbox>, frame: &JobFrame) {
+    /// Queues a message for a connection that was told nothing of its job that comes after it or is it.
+    pub fn news(&mut self, outbox: &Arc<Outbox>, frame: &JobFrame) {
         self.events += usize::from(frame.class == Class::Event);
-        let mut inner = outbox.lock();
-        inner.lanes.live(frame);
-        if !std::mem::replace(&mut inner.dirty, true) {
-            self.outboxes.push(Arc::clone(outbox));
-        }
+        self.fill(outbox, |lanes| lanes.news(frame));
+    }
+
+    /// Queues a message for a connection that may have been told.
+    pub fn again(&mut self, outbox: &Arc<Outbox>, frame: &JobFrame) {
+        self.events += usize::from(frame.class == Class::Event);
+        self.fill(outbox, |lanes| lanes.again(frame));
     }
 
     /// Queues progress of many jobs for a connection.
     pub fn batch(&mut self, outbox: &Arc<Outbox>, batch: &Batch) {
+        self.fill(outbox, |lanes| lanes.batch(batch));
+    }
+
+    fn fill(&mut self, outbox: &Arc<Outbox>, fill: impl FnOnce(&mut Lanes)) {
         let mut inner = outbox.lock();
-        inner.lanes.batch(batch);
+        fill(&mut inner.lanes);
         if !std::mem::replace(&mut inner.dirty, true) {
             self.outboxes.push(Arc::clone(outbox));
         }

@@ -57,8 +57,8 @@ fn of_what_is_beside_jobs_the_latest_goes_behind_them() {
         outbox.latest(&Matter::Stats, &Wire::text(&format!("stats {number}")));
     }
     outbox.latest(&backend("gpu-0"), &Wire::text("gpu-0"));
-    outbox.live(&progress(id, "1.2"));
-    outbox.live(&event(id, "1.1"));
+    outbox.news(&progress(id, "1.2"));
+    outbox.news(&event(id, "1.1"));
     assert_eq!(taken(&outbox), ["Event 1.1", "stats 19", "gpu-0", "gpu-1 19"]);
 
     outbox.latest(&Matter::Stats, &Wire::text("stats"));
@@ -73,9 +73,9 @@ fn of_what_is_beside_jobs_the_latest_goes_behind_them() {
 #[test]
 fn progress_not_yet_sent_is_replaced_and_events_are_not() {
     let (outbox, id) = (outbox(), JobId::mint());
-    outbox.live(&event(id, "1.1"));
+    outbox.news(&event(id, "1.1"));
     for seq in ["1.2", "1.3", "1.4"] {
-        outbox.live(&progress(id, seq));
+        outbox.news(&progress(id, seq));
     }
     assert_eq!(taken(&outbox), ["Event 1.1", "Progress 1.4"]);
     assert_eq!(taken(&outbox), [""; 0]);
@@ -84,9 +84,9 @@ fn progress_not_yet_sent_is_replaced_and_events_are_not() {
 #[test]
 fn an_event_overtakes_no_progress_of_its_job_but_removes_it() {
     let (outbox, id, other) = (outbox(), JobId::mint(), JobId::mint());
-    outbox.live(&progress(id, "1.2"));
-    outbox.live(&progress(other, "1.9"));
-    outbox.live(&terminal(id, 1));
+    outbox.news(&progress(id, "1.2"));
+    outbox.news(&progress(other, "1.9"));
+    outbox.news(&terminal(id, 1));
     assert_eq!(taken(&outbox), ["Event 1.2147483647", "Progress 1.9"]);
 }
 
@@ -94,9 +94,9 @@ fn an_event_overtakes_no_progress_of_its_job_but_removes_it() {
 fn a_snapshot_comes_before_what_was_live_meanwhile() {
     let (outbox, id) = (outbox(), JobId::mint());
     outbox.hold(&Jobs::Ids(vec![id]));
-    outbox.live(&progress(id, "1.7"));
-    outbox.live(&progress(id, "1.8"));
-    outbox.live(&terminal(id, 1));
+    outbox.news(&progress(id, "1.7"));
+    outbox.news(&progress(id, "1.8"));
+    outbox.news(&terminal(id, 1));
     assert!(taken(&outbox).is_empty());
     answer(&outbox, "confirmed");
     outbox.snapshot(&event(id, "1.1"));
@@ -108,13 +108,13 @@ fn a_snapshot_comes_before_what_was_live_meanwhile() {
 fn progress_that_waits_does_not_come_between_a_question_and_its_snapshot() {
     let (outbox, id, other) = (outbox(), JobId::mint(), JobId::mint());
     for id in [id, other] {
-        outbox.live(&progress(id, "1.2"));
+        outbox.news(&progress(id, "1.2"));
     }
     outbox.hold(&Jobs::Ids(vec![id]));
     answer(&outbox, "confirmed");
     // The client is written to at any time.
     assert_eq!(taken(&outbox), ["confirmed", "Progress 1.2"]);
-    outbox.live(&progress(id, "1.3"));
+    outbox.news(&progress(id, "1.3"));
     outbox.snapshot(&event(id, "1.1"));
     outbox.release();
     assert_eq!(taken(&outbox), ["Event 1.1", "Progress 1.3"]);
@@ -124,7 +124,7 @@ fn progress_that_waits_does_not_come_between_a_question_and_its_snapshot() {
 fn a_message_that_is_handed_over_twice_is_sent_once() {
     let (outbox, id) = (outbox(), JobId::mint());
     for _ in 0..2 {
-        outbox.live(&event(id, "1.1"));
+        outbox.news(&event(id, "1.1"));
     }
     assert_eq!(taken(&outbox), ["Event 1.1"]);
 }
@@ -132,7 +132,7 @@ fn a_message_that_is_handed_over_twice_is_sent_once() {
 #[test]
 fn the_end_of_a_job_is_told_to_the_session_once() {
     let (outbox, id) = (outbox(), JobId::mint());
-    outbox.live(&terminal(id, 2));
+    outbox.news(&terminal(id, 2));
     assert_eq!(outbox.take_ended(), [id]);
     assert!(outbox.take_ended().is_empty());
 }
@@ -141,13 +141,13 @@ fn the_end_of_a_job_is_told_to_the_session_once() {
 fn what_a_snapshot_has_told_is_not_told_again_by_what_was_held_back() {
     let (outbox, id) = (outbox(), JobId::mint());
     outbox.hold(&Jobs::All);
-    outbox.live(&event(id, "1.1"));
-    outbox.live(&progress(id, "1.7"));
+    outbox.news(&event(id, "1.1"));
+    outbox.news(&progress(id, "1.7"));
     outbox.snapshot(&event(id, "1.1"));
     outbox.snapshot(&progress(id, "1.7"));
     outbox.release();
     assert_eq!(taken(&outbox), ["Event 1.1", "Progress 1.7"]);
-    outbox.live(&progress(id, "1.8"));
+    outbox.news(&progress(id, "1.8"));
     assert_eq!(taken(&outbox), ["Progress 1.8"]);
 }
 
@@ -156,7 +156,7 @@ fn what_is_handed_over_twice_while_it_is_held_back_is_sent_once() {
     let (outbox, id, other) = (outbox(), JobId::mint(), JobId::mint());
     outbox.hold(&Jobs::All);
     for frame in [event(id, "1.1"), event(other, "0.0"), event(id, "1.1")] {
-        outbox.live(&frame);
+        outbox.news(&frame);
     }
     outbox.release();
     assert_eq!(taken(&outbox), ["Event 1.1", "Event 0.0"]);
@@ -166,8 +166,8 @@ fn what_is_handed_over_twice_while_it_is_held_back_is_sent_once() {
 fn progress_of_a_snapshot_does_not_overtake_an_event_that_came_meanwhile() {
     let (outbox, id) = (outbox(), JobId::mint());
     outbox.hold(&Jobs::Ids(vec![id]));
-    outbox.live(&event(id, "2.1"));
-    outbox.live(&progress(id, "2.2"));
+    outbox.news(&event(id, "2.1"));
+    outbox.news(&progress(id, "2.2"));
     outbox.snapshot(&event(id, "1.2147483646"));
     outbox.snapshot(&progress(id, "2.2"));
     outbox.release();
@@ -178,20 +178,20 @@ fn progress_of_a_snapshot_does_not_overtake_an_event_that_came_meanwhile() {
 fn a_hold_for_all_covers_jobs_not_heard_of_and_one_by_id_does_not() {
     let (outbox, id) = (outbox(), JobId::mint());
     outbox.hold(&Jobs::All);
-    outbox.live(&event(id, "0.0"));
+    outbox.news(&event(id, "0.0"));
     assert!(taken(&outbox).is_empty());
     outbox.release();
     assert_eq!(taken(&outbox), ["Event 0.0"]);
     outbox.hold(&Jobs::Ids(vec![JobId::mint()]));
-    outbox.live(&event(id, "1.1"));
+    outbox.news(&event(id, "1.1"));
     assert_eq!(taken(&outbox), ["Event 1.1"]);
 }
 
 #[test]
 fn unsent_progress_of_a_job_no_longer_watched_is_dropped() {
     let (outbox, id, other) = (outbox(), JobId::mint(), JobId::mint());
-    outbox.live(&progress(id, "1.7"));
-    outbox.live(&progress(other, "1.8"));
+    outbox.news(&progress(id, "1.7"));
+    outbox.news(&progress(other, "1.8"));
     outbox.forget(&Jobs::Ids(vec![id]));
     assert_eq!(taken(&outbox), ["Progress 1.8"]);
 }
@@ -200,11 +200,11 @@ fn unsent_progress_of_a_job_no_longer_watched_is_dropped() {
 fn a_client_that_cannot_keep_up_is_closed_rather_than_robbed() {
     let (outbox, id) = (outbox(), JobId::mint());
     for attempt in 1..=9 {
-        outbox.live(&event(id, &format!("{attempt}.1")));
+        outbox.news(&event(id, &format!("{attempt}.1")));
     }
     let (frames, left) = take(&outbox, Instant::now());
     assert_eq!((left.close, frames.len()), (Some(close::TOO_SLOW), 0));
-    outbox.live(&terminal(id, 9));
+    outbox.news(&terminal(id, 9));
     assert!(taken(&outbox).is_empty());
 }
 
@@ -212,7 +212,7 @@ fn a_client_that_cannot_keep_up_is_closed_rather_than_robbed() {
 fn bytes_are_bounded_too_and_progress_does_not_count() {
     let (outbox, id) = (outbox(), JobId::mint());
     for seq in 2..1_000 {
-        outbox.live(&progress(id, &format!("1.{seq}")));
+        outbox.news(&progress(id, &format!("1.{seq}")));
     }
     answer(&outbox, &"x".repeat(900));
     assert_eq!(take(&outbox, Instant::now()).1.close, None);
@@ -223,7 +223,7 @@ fn bytes_are_bounded_too_and_progress_does_not_count() {
 #[test]
 fn what_waits_is_sent_before_a_goodbye_and_the_first_goodbye_counts() {
     let (outbox, id) = (outbox(), JobId::mint());
-    outbox.live(&terminal(id, 1));
+    outbox.news(&terminal(id, 1));
     outbox.close(close::GOING_AWAY);
     outbox.close(close::NORMAL);
     answer(&outbox, "too late");
@@ -236,15 +236,15 @@ fn what_waits_is_sent_before_a_goodbye_and_the_first_goodbye_counts() {
 fn progress_is_held_to_the_rate_asked_for_and_events_are_not() {
     let (outbox, id, start) = (outbox(), JobId::mint(), Instant::now());
     outbox.set_max_rate(&Jobs::Ids(vec![id]), Some(10.0));
-    outbox.live(&progress(id, "1.2"));
+    outbox.news(&progress(id, "1.2"));
     assert_eq!(take(&outbox, start).0, ["Progress 1.2"]);
-    outbox.live(&progress(id, "1.3"));
+    outbox.news(&progress(id, "1.3"));
     let (frames, left) = take(&outbox, start + Duration::from_millis(40));
     assert!(frames.is_empty());
     assert_eq!(left.wake_at, Some(start + Duration::from_millis(100)));
-    outbox.live(&progress(id, "1.4"));
+    outbox.news(&progress(id, "1.4"));
     assert_eq!(take(&outbox, start + Duration::from_millis(100)).0, ["Progress 1.4"]);
-    outbox.live(&terminal(id, 1));
+    outbox.news(&terminal(id, 1));
     assert_eq!(take(&outbox, start + Duration::from_millis(101)).0, ["Event 1.2147483647"]);
 }
 
@@ -253,15 +253,15 @@ fn a_rate_holds_for_the_jobs_that_it_was_asked_for() {
     let (outbox, slow, other, start) = (outbox(), JobId::mint(), JobId::mint(), Instant::now());
     outbox.set_max_rate(&Jobs::Ids(vec![slow]), Some(1.0));
     for seq in ["1.2", "1.3"] {
-        outbox.live(&progress(slow, seq));
-        outbox.live(&progress(other, seq));
+        outbox.news(&progress(slow, seq));
+        outbox.news(&progress(other, seq));
         let (frames, _) = take(&outbox, start);
         assert_eq!(frames.len(), if seq == "1.2" { 2 } else { 1 });
     }
     outbox.set_max_rate(&Jobs::All, Some(1.0));
-    outbox.live(&progress(other, "1.4"));
+    outbox.news(&progress(other, "1.4"));
     assert_eq!(take(&outbox, start + Duration::from_millis(1)).0.len(), 1);
-    outbox.live(&progress(other, "1.5"));
+    outbox.news(&progress(other, "1.5"));
     assert_eq!(take(&outbox, start + Duration::from_millis(2)).0.len(), 0);
 }
 
@@ -269,7 +269,7 @@ fn a_rate_holds_for_the_jobs_that_it_was_asked_for() {
 async fn a_reader_wakes_for_new_frames_and_a_snapshot_for_room() {
     let (outbox, id) = (Arc::new(outbox()), JobId::mint());
     for attempt in 1..=6 {
-        outbox.live(&event(id, &format!("{attempt}.1")));
+        outbox.news(&event(id, &format!("{attempt}.1")));
     }
     let (waiter, reader) = (Arc::clone(&outbox), Arc::clone(&outbox));
     let both = async { tokio::join!(waiter.room(), reader.next()) };
@@ -278,7 +278,7 @@ async fn a_reader_wakes_for_new_frames_and_a_snapshot_for_room() {
     let filling = async {
         tokio::task::yield_now().await;
         let mut round = Round::default();
-        round.live(&outbox, &terminal(id, 9));
+        round.news(&outbox, &terminal(id, 9));
         round.flush();
     };
     let both = async { tokio::join!(reader.next(), filling) };
@@ -335,7 +335,7 @@ async fn frames_of_a_round_leave_in_one_write() {
     let (outbox, id) = (Arc::new(Outbox::of_socket(BOUNDS, ours)), JobId::mint());
     let mut round = Round::default();
     for attempt in 1..=5 {
-        round.live(&outbox, &event(id, &format!("{attempt}.1")));
+        round.news(&outbox, &event(id, &format!("{attempt}.1")));
     }
     assert_eq!(round.flush(), Written { frames: 5, writes: 1, joining: 4, conflated: 0 });
     assert!(round.is_empty());
@@ -347,16 +347,16 @@ fn a_round_is_full_of_events_alone() {
     let (mut round, id) = (Round::default(), JobId::mint());
     assert!(!round.is_full());
     for seq in 2..1_000 {
-        round.live(&outboxes[0], &progress(id, &format!("1.{seq}")));
+        round.news(&outboxes[0], &progress(id, &format!("1.{seq}")));
         assert!(!round.is_full(), "what replaces itself fills nothing");
     }
     let mut events = (2_u32..).map(|attempt| event(id, &format!("{attempt}.1")));
     let full_after = events.by_ref().position(|event| {
-        round.live(&outboxes[0], &event);
+        round.news(&outboxes[0], &event);
         round.is_full()
     });
     assert_eq!(full_after, Some(BATCH - 1));
-    round.live(&outboxes[1], &events.next().unwrap());
+    round.news(&outboxes[1], &events.next().unwrap());
     assert!(!round.is_full(), "for another connection it is not");
     round.flush();
     assert!(!round.is_full());
@@ -368,11 +368,11 @@ async fn a_round_that_is_cut_short_is_written_all_the_same() {
     ours.writable().await.unwrap();
     let (outbox, id) = (Arc::new(Outbox::of_socket(BOUNDS, ours)), JobId::mint());
     let mut round = Round::default();
-    round.live(&outbox, &event(id, "1.1"));
+    round.news(&outbox, &event(id, "1.1"));
     drop(round);
     assert_eq!(outbox.flush().frames, 0, "nothing is left to be written");
     let mut next = Round::default();
-    next.live(&outbox, &event(id, "1.2147483646"));
+    next.news(&outbox, &event(id, "1.2147483646"));
     assert!(!next.is_empty());
 }
 

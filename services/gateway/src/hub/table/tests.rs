@@ -4,6 +4,7 @@ use super::*;
 use crate::feed::Feed;
 use crate::frame::Class;
 use crate::outbox::Bounds;
+use crate::protocol::Jobs;
 use crate::ws::Wire;
 
 const LINGER: Duration = Duration::from_secs(2);
@@ -131,6 +132,7 @@ fn who_came_later_and_was_told_nothing_is_told_when_the_job_is_read_again() {
     deliver(&mut table, &owner, &frame(id, "1.7", Class::Progress));
     let late = outbox();
     table.watch_job(&owner, id, 2, &late, now);
+    table.doubt(&owner, &[id], 2);
     assert_eq!(deliver(&mut table, &owner, &frame(id, "1.1", Class::Event)), 1);
     assert_eq!(deliver(&mut table, &owner, &frame(id, "1.1", Class::Event)), 0);
     assert_eq!(frames(&late), ["1.1", "1.7"]);
@@ -141,11 +143,13 @@ fn who_was_there_for_an_event_is_not_told_again_although_the_snapshot_fails() {
     let (now, owner, id) = (Instant::now(), Owner::anonymous(), JobId::mint());
     let mut table = Table::default();
     let (early, late) = (outbox(), outbox());
+    early.hold(&Jobs::All);
     table.watch_all(&owner, 1, &early, false, now);
     deliver(&mut table, &owner, &frame(id, "0.0", Class::Event));
     table.watch_all(&owner, 2, &late, false, now);
     table.note(&owner, &[id], Some(1), now);
     table.note(&owner, &[id], Some(2), now);
+    early.release();
     deliver(&mut table, &owner, &frame(id, "0.0", Class::Event));
     assert_eq!((frames(&early), frames(&late)), (vec!["0.0".to_owned()], vec!["0.0".to_owned()]));
 }
@@ -210,6 +214,7 @@ fn an_old_event_does_not_stand_in_for_a_later_one_that_was_missed() {
     deliver(&mut table, &owner, &end);
     let late = outbox();
     table.watch_job(&owner, id, 2, &late, now);
+    table.doubt(&owner, &[id], 2);
     assert_eq!(deliver(&mut table, &owner, &frame(id, "1.1", Class::Event)), 0);
     assert_eq!(deliver(&mut table, &owner, &end), 1);
     assert_eq!(frames(&late), ["1.2147483647"]);
@@ -223,6 +228,7 @@ fn who_was_told_less_than_others_have_had_is_told_the_rest() {
     deliver(&mut table, &owner, &end);
     let late = outbox();
     table.watch_job(&owner, id, 2, &late, now);
+    table.doubt(&owner, &[id], 2);
     // A snapshot from a server that is behind.
     let started = HashMap::from([(id, frame(id, "1.1", Class::Event))]);
     table.settle(&owner, 2, &[id], &started, &mut Round::default());
@@ -329,6 +335,7 @@ fn unfinished_watched_jobs_fall_due_and_finished_ones_do_not() {
     deliver(&mut table, &owner, &frame(id, "1.2147483647", Class::Event));
     assert!(table.due(later, 10).is_empty());
     table.watch_job(&owner, id, 4, &outbox, now);
+    table.doubt(&owner, &[id], 4);
     assert_eq!(table.due(now, 10).len(), 1);
 }
 
