@@ -191,7 +191,10 @@ impl Lanes {
         }
         match frame.class {
             Class::Event => {
-                self.conflated += u64::from(self.progress.remove(&frame.job_id).is_some());
+                // A map hashes the key even while it is empty.
+                if !self.progress.is_empty() {
+                    self.conflated += u64::from(self.progress.remove(&frame.job_id).is_some());
+                }
                 if frame.is_terminal() && self.ended.len() < ENDED_KEPT {
                     self.ended.push(frame.job_id);
                 }
