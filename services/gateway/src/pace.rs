@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::outbox::Written;
 
 /// How much of a processor's time writing may take before frames wait for each other.
-const SHARE: f64 = 0.2;
+const SHARE: f64 = 0.3;
 /// How much writing may be saved up, for a burst after a quiet time.
 const SAVED: Duration = Duration::from_millis(5);
 /// Longest wait for the share, whatever was written.
@@ -110,11 +110,11 @@ mod tests {
 
     #[test]
     fn writing_keeps_to_its_share_however_much_arrives() {
-        // A thousand connections cost some 5 ms a round: four times as long is left for reading.
+        // A thousand connections cost some 5 ms a round: more than twice as long is left for reading.
         let rounds = rounds_in_a_second(Duration::ZERO, Duration::from_millis(5), JOINING);
-        assert!((38..=46).contains(&rounds), "{rounds}");
+        assert!((56..=68).contains(&rounds), "{rounds}");
         let rounds = rounds_in_a_second(Duration::ZERO, Duration::from_micros(100), JOINING);
-        assert!((1_900..=2_200).contains(&rounds), "{rounds}");
+        assert!((2_850..=3_300).contains(&rounds), "{rounds}");
     }
 
     #[test]
