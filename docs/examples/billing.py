@@ -81,7 +81,7 @@ async def create(jetstream, consumer, ack_wait):
 async def run(options):
     # A user hears only answers to its own questions: on its own inbox.
     client = await nats.connect(
-        options.nats, user=options.user, password=os.environ.get("NATS_PASSWORD"),
+        options.nats.split(","), user=options.user, password=os.environ.get("NATS_PASSWORD"),
         inbox_prefix=f"_INBOX.{options.user or 'reader'}".encode(), max_reconnect_attempts=-1,
     )
     jetstream = client.jetstream()
@@ -105,7 +105,7 @@ def opened(path):
 def arguments():
     parser = argparse.ArgumentParser(description="Count the images and steps of each owner.")
     parser.add_argument("what", choices=["create", "count", "report"])
-    parser.add_argument("--nats", default=os.environ.get("NATS_URL", "nats://localhost:4222"), metavar="URL")
+    parser.add_argument("--nats", default=os.environ.get("NATS_URL", "nats://localhost:4222"), metavar="URL[,URL…]")
     parser.add_argument("--user", default=os.environ.get("NATS_USER"), help="the password is read from NATS_PASSWORD")
     parser.add_argument("--consumer", default="reader", help="the durable consumer, named as the user who reads it")
     parser.add_argument(

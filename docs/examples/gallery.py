@@ -86,7 +86,7 @@ async def run(options):
         await wanted.put(ALL)
 
     client = await nats.connect(
-        options.nats, user=options.user, password=os.environ.get("NATS_PASSWORD"),
+        options.nats.split(","), user=options.user, password=os.environ.get("NATS_PASSWORD"),
         inbox_prefix=f"_INBOX.{options.user or 'reader'}".encode(), max_reconnect_attempts=-1,
         reconnected_cb=look_around,
     )
@@ -111,7 +111,7 @@ async def run(options):
 
 def main():
     parser = argparse.ArgumentParser(description="Hang every finished image into a folder.")
-    parser.add_argument("--nats", default=os.environ.get("NATS_URL", "nats://localhost:4222"), metavar="URL")
+    parser.add_argument("--nats", default=os.environ.get("NATS_URL", "nats://localhost:4222"), metavar="URL[,URL…]")
     parser.add_argument("--user", default=os.environ.get("NATS_USER"), help="the password is read from NATS_PASSWORD")
     parser.add_argument("--stepcast", default="http://localhost:8000", metavar="URL")
     parser.add_argument("--folder", default="gallery", type=pathlib.Path)
