@@ -14,6 +14,8 @@ use crate::process::Process;
 
 /// How often a port may turn out to be taken between its choice and its use.
 const TRIES: u32 = 5;
+/// Of the one user. A cluster without TLS does not ask for it.
+const PASSWORD: &str = "stepcast";
 /// How long a cluster may take to let go of its shared memory.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
@@ -44,7 +46,8 @@ impl Postgres {
         Self::start_with(&["fsync=on"], None).await
     }
 
-    /// As [`Postgres::start`], and it speaks to nobody without TLS. Its certificate is for `localhost`.
+    /// As [`Postgres::start`], and it lets in whom `deploy/pg_hba.conf` lets in, so nobody without TLS. Its certificate
+    /// is for `localhost`.
     pub async fn start_with_tls(authority: &Authority) -> anyhow::Result<Option<Self>> {
         Self::start_with(
             &["fsync=off", "ssl=on", "ssl_cert_file=server.pem", "ssl_key_file=server.key"],
@@ -67,6 +70,8 @@ impl Postgres {
             chown(folder.path(), Some(uid), Some(gid))?;
         }
         let data = folder.path().join("data");
+        let password = folder.path().join("password");
+        std::fs::write(&password, PASSWORD)?;
         let mut initdb = command(&programs.join("initdb"), &folder, user);
         initdb.args([
             "--username=stepcast",
@@ -76,7 +81,8 @@ impl Postgres {
             "--no-sync",
             "-D",
         ]);
-        let made = initdb.arg(&data).output().await?;
+        initdb.arg(&data).arg("--pwfile").arg(&password);
+        let made = initdb.output().await?;
         if !made.status.success() {
             bail!("initdb failed: {}", String::from_utf8_lossy(&made.stderr));
         }
@@ -134,7 +140,7 @@ impl Drop for Postgres {
 
 /// The empty database of a cluster behind a link at `host:port`.
 pub fn url_behind(link: &str) -> String {
-    format!("postgres://stepcast@{link}/postgres")
+    format!("postgres://stepcast:{PASSWORD}@{link}/postgres")
 }
 
 async fn launch(
@@ -155,7 +161,7 @@ async fn launch(
     Ok(process)
 }
 
-/// Gives a cluster a certificate for `localhost`, and has it refuse who comes without TLS.
+/// Gives a cluster a certificate for `localhost`, and has it let in whom the deployment lets in.
 fn secure(data: &Path, authority: &Authority, user: Option<(u32, u32)>) -> anyhow::Result<()> {
     let (cert, key) = authority.issue("postgres", &["localhost"])?;
     for (from, name) in [(cert, "server.pem"), (key, "server.key")] {
@@ -166,7 +172,8 @@ fn secure(data: &Path, authority: &Authority, user: Option<(u32, u32)>) -> anyho
             chown(&to, Some(uid), Some(gid))?;
         }
     }
-    std::fs::write(data.join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 trust\n")?;
+    let allowed = include_str!("../../deploy/pg_hba.conf");
+    std::fs::write(data.join("pg_hba.conf"), allowed)?;
     Ok(())
 }
 
