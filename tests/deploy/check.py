@@ -23,6 +23,9 @@ VENV = ROOT / ".venv"
 PROFILES = ["demo", "gpu", "observability", "cluster"]
 KUBERNETES = "1.37"
 
+# Below deploy/kubernetes, but for programs other than Kubernetes.
+NOT_APPLIED = {"kustomization.yaml", "prometheus-adapter.yaml", "prometheus-scrape.yaml"}
+
 # Images without a shell or a client, which nothing inside can ask whether they are well.
 CANNOT_BE_ASKED = {"otel-collector", "tempo"}
 # Upstream's image, run as upstream runs it.
@@ -48,8 +51,13 @@ def run(*command, env=None, **options):
 
 @functools.cache
 def passwords():
-    lines = run(DEPLOY / "secrets").split()
-    return dict(line.split("=", 1) for line in lines)
+    with tempfile.TemporaryDirectory() as folder:
+        run(DEPLOY / "secrets", f"{folder}/env")
+        return read_passwords(f"{folder}/env")
+
+
+def read_passwords(file):
+    return dict(line.split("=", 1) for line in Path(file).read_text().split())
 
 
 def compose(env, *arguments):
@@ -88,7 +96,7 @@ def metrics():
 def manifests():
     """Every Kubernetes object, with the file that it stands in."""
     for file in sorted((DEPLOY / "kubernetes").glob("*.yaml")):
-        if file.name in ("kustomization.yaml", "prometheus-adapter.yaml"):
+        if file.name in NOT_APPLIED:
             continue
         for document in yaml.safe_load_all(file.read_text()):
             yield file.name, document
@@ -151,6 +159,37 @@ class Compose(unittest.TestCase):
                 self.assertTrue(service["read_only"], name)
                 self.assertEqual(service["cap_drop"], ["ALL"], name)
 
+    def test_passwords_are_drawn_once_and_for_their_owner_alone(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "env")
+            # As of an older release, and without an end of its line.
+            file.write_text("STEPCAST_PORT=8001\nPOSTGRES_PASSWORD=old")
+            run(DEPLOY / "secrets", file)
+            drawn = read_passwords(file)
+            self.assertEqual(drawn, {**drawn, "STEPCAST_PORT": "8001", "POSTGRES_PASSWORD": "old"})
+            self.assertEqual(set(drawn), {*passwords(), "STEPCAST_PORT"})
+            self.assertEqual(file.stat().st_mode & 0o077, 0)
+            run(DEPLOY / "secrets", file)
+            self.assertEqual(read_passwords(file), drawn)
+
+    def test_each_image_of_ours_is_built_once_whatever_is_chosen(self):
+        for profile in ["", *PROFILES]:
+            arguments = ["--profile", profile] if profile else []
+            read = compose({**passwords(), "NATS_REPLICAS": "0"}, *arguments, "config", "--format", "json")
+            services = json.loads(read.stdout)["services"].values()
+            built = [service["image"] for service in services if "build" in service]
+            self.assertEqual(sorted(built), ["stepcast", "stepcast-nats"], profile)
+            for service in services:
+                if service["image"] in built and "build" not in service:
+                    self.assertEqual(service["pull_policy"], "never", "nobody else's image of that name is used")
+
+    def test_what_env_says_of_replicas_holds(self):
+        wanted = {"api": 1, "gateway": 3, "poller": 2, "nats": 0}
+        variables = {f"{name.upper()}_REPLICAS": str(number) for name, number in wanted.items()}
+        read = compose({**passwords(), **variables}, "config", "--format", "json")
+        services = json.loads(read.stdout)["services"]
+        self.assertEqual({name: services[name]["scale"] for name in wanted}, wanted)
+
     def test_what_we_build_runs_as_an_unprivileged_user(self):
         for name, service in self.services.items():
             if "build" not in service:
@@ -191,6 +230,10 @@ class Compose(unittest.TestCase):
             run(DEPLOY / "certificates", folder)
             made = {file.name for file in Path(folder).iterdir()}
             self.assertEqual(Path(folder, "authority.key").stat().st_mode & 0o077, 0)
+            before = Path(folder, "nats.pem").read_text()
+            Path(folder, "postgres.key").unlink()
+            run(DEPLOY / "certificates", folder)
+            self.assertEqual(Path(folder, "nats.pem").read_text(), before, "what is there is left as it is")
             run("openssl", "verify", "-CAfile", f"{folder}/authority.pem", f"{folder}/nats.pem", f"{folder}/postgres.pem")
             names = run("openssl", "x509", "-in", f"{folder}/nats.pem", "-noout", "-text")
         profiles = [word for name in PROFILES for word in ("--profile", name)]
@@ -199,8 +242,10 @@ class Compose(unittest.TestCase):
         services, known = json.loads(read.stdout)["services"], settings()
         self.assertEqual(set(services), set(self.services), "nothing is added")
         for name, service in services.items():
-            mounts = [Path(volume["source"]) for volume in service.get("volumes", []) if volume["type"] == "bind"]
-            self.assertLessEqual({file.name for file in mounts if file.parent == DEPLOY / "tls"}, made, name)
+            for volume in service.get("volumes", []):
+                if volume["type"] == "bind" and Path(volume["source"]).parent == DEPLOY / "tls":
+                    self.assertIn(Path(volume["source"]).name, made, name)
+                    self.assertFalse(volume["bind"].get("create_host_path"), name)
             if name.startswith("nats"):
                 self.assertIn(f"DNS:{name}", names)
                 self.assertIn("--tls", service["command"])
@@ -278,6 +323,30 @@ class Observability(unittest.TestCase):
     def test_prometheus_reads_its_files(self):
         run(self.promtool, "check", "config", self.folder / "prometheus.yml")
         run(self.promtool, "check", "rules", self.folder / "alerts.yml")
+
+    def test_on_kubernetes_each_service_is_found_by_the_name_that_alerts_go_by(self):
+        scraped = yaml.safe_load((DEPLOY / "kubernetes/prometheus-scrape.yaml").read_text())
+        job, = scraped["scrape_configs"]
+        # Debian's promtool was built without Kubernetes.
+        del job["kubernetes_sd_configs"]
+        with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
+            yaml.safe_dump(scraped, file)
+            file.flush()
+            run(self.promtool, "check", "config", file.name)
+        named = next(rule for rule in job["relabel_configs"] if rule.get("target_label") == "job")
+        self.assertEqual(named["source_labels"], ["__meta_kubernetes_pod_label_app_kubernetes_io_name"])
+        pods = {
+            item["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"]: item["spec"]["template"]["spec"]
+            for _, item in manifests()
+            if item["kind"] in ("Deployment", "StatefulSet")
+        }
+        found = re.compile(job["relabel_configs"][0]["regex"])
+        found = {name for name, pod in pods.items() if found.fullmatch(name)}
+        compose = yaml.safe_load((self.folder / "prometheus.yml").read_text())["scrape_configs"]
+        self.assertEqual(found, {job["job_name"] for job in compose})
+        for name in found:
+            ports = [port["name"] for container in pods[name]["containers"] for port in container["ports"]]
+            self.assertIn("http", ports, name)
 
     def test_alerts_come_when_they_should(self):
         run(self.promtool, "test", "rules", ROOT / "tests/deploy/alerts.test.yml")
@@ -410,6 +479,7 @@ def documented_secrets():
 
 class Documentation(unittest.TestCase):
     text = (ROOT / "docs/PRODUCTION.md").read_text()
+    consumers = (ROOT / "docs/CONSUMERS.md").read_text()
 
     def test_each_file_that_is_named_exists(self):
         named = re.findall(r"\b(?:deploy|docs|shared|tests|services)/[\w./-]*\w", self.text)
@@ -423,6 +493,26 @@ class Documentation(unittest.TestCase):
         drawn = set(passwords())
         for variable in set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text())):
             self.assertTrue(variable in drawn or variable in self.text, variable)
+
+    def test_what_is_shown_as_an_override_is_one(self):
+        shown = re.findall(r"^```yaml\n(services:.*?)^```", self.text + self.consumers, re.MULTILINE | re.DOTALL)
+        self.assertEqual(len(shown), 2)
+        for override in shown:
+            with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
+                file.write(override)
+                file.flush()
+                files = ["--project-directory", ROOT, "--file", file.name]
+                read = compose(passwords(), *files, "config", "--format", "json")
+            self.assertEqual(read.returncode, 0, read.stderr)
+            services = json.loads(read.stdout)["services"]
+            for name in yaml.safe_load(override.replace("!reset", ""))["services"]:
+                environment, build = services[name]["environment"], services[name]["build"]
+                for variable in environment:
+                    self.assertTrue(variable in settings() or not variable.startswith("STEPCAST_"), variable)
+                    self.assertNotIn(f"{variable}_FILE", environment)
+                for copied in re.findall(r"^COPY (.*) \S+$", build.get("dockerfile_inline", ""), re.MULTILINE):
+                    for path in copied.split():
+                        self.assertTrue(Path(build["context"], path).exists(), path)
 
     def test_each_setting_and_profile_that_is_named_exists(self):
         known = settings() | set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
