@@ -21,25 +21,33 @@ const RENDERS: u32 = 20;
 #[derive(Debug, Default)]
 pub struct Known {
     looked: Option<(Sample, Instant)>,
+    /// Whether the next look is the first since something went on there.
+    unsure: bool,
     log_end: Option<(LogEnd, Instant)>,
     mark: Option<Mark>,
 }
 
 impl Known {
     /// Takes in a look at a server that was free.
+    ///
+    /// The first one after a render of ours stands for nothing. Whoever's request waited for that render has the server
+    /// now, and a look may fall between two stages of his (recorded: one in sixty does); a second one right after it
+    /// hardly does so too.
     pub fn looked(&mut self, sample: Sample) {
-        self.looked = Some((sample, Instant::now()));
+        let first = std::mem::take(&mut self.unsure);
+        self.looked = (!first).then(|| (sample, Instant::now()));
     }
 
     /// Takes in that a render of ours was answered with all that it was asked for.
     pub fn rendered(&mut self) {
         self.looked = None;
+        self.unsure = true;
         self.mark = self.mark.map(|mark| Mark { renders: mark.renders + 1, ..mark });
     }
 
     /// Takes in that anything may have happened.
     pub fn forget(&mut self) {
-        *self = Self::default();
+        *self = Self { unsure: true, ..Self::default() };
     }
 
     /// What the server shows now. An `Err` says only that this look failed.
@@ -73,5 +81,27 @@ impl Known {
         let mark = Mark { end, renders: 0 };
         self.mark = Some(mark);
         Ok(mark)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_stands_unless_it_is_the_first_after_a_render() {
+        let mut known = Known::default();
+        let stands = |known: &Known| known.looked.is_some();
+        known.looked(Sample::Missed);
+        assert!(stands(&known), "nothing of ours came before it");
+        known.rendered();
+        assert!(!stands(&known), "what was seen before a render says nothing after it");
+        known.looked(Sample::Missed);
+        assert!(!stands(&known), "somebody who waited may be between two stages");
+        known.looked(Sample::Missed);
+        assert!(stands(&known));
+        known.forget();
+        known.looked(Sample::Missed);
+        assert!(!stands(&known), "a render that failed was one too");
     }
 }
